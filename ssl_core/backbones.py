@@ -1,0 +1,146 @@
+"""timm models → features of every layer, ViT and ResNet alike: the one hook for all that looks inside.
+
+A *layer* is a transformer block or a convolutional stage, counted from 1. Self-distillation and the
+per-layer evaluation ask for layers by number and get one vector an image for each.
+"""
+
+from collections.abc import Sequence
+
+import timm
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from torch import Tensor, nn
+
+from ssl_core.config import BackboneConfig
+from ssl_core.errors import InputError
+
+STAGES = 4  # the deepest feature maps of a convolutional model are its layers
+
+
+class Backbone(nn.Module):
+    """A timm encoder that answers with the features of the layers asked for.
+
+    Attributes:
+        model: the timm model itself; its state dict is in timm's names.
+        widths: feature width of every layer, first to last.
+    """
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.model = create_timm(config)
+        self.pool = config.pool
+        self.is_vit = hasattr(self.model, "blocks") and hasattr(self.model, "num_prefix_tokens")
+        if self.is_vit:
+            self.widths = [self.model.embed_dim] * len(self.model.blocks)
+            self._indices = list(range(len(self.widths)))
+            if config.pool == "token" and not self.model.num_prefix_tokens:
+                raise InputError(f"backbone.pool: {config.name} has no class token; set backbone.pool=mean")
+            if config.position == "sincos":
+                self._fix_positions()
+            if config.freeze_patch_embed:
+                self._freeze_patch_embed()
+        else:
+            for key in ("freeze_patch_embed", "patch_size", "position"):
+                if getattr(config, key) not in (False, None, "learned"):
+                    raise InputError(f"backbone.{key}: {config.name} is no vision transformer")
+            maps = [stage["num_chs"] for stage in self.model.feature_info]
+            self._indices = list(range(len(maps)))[-STAGES:]
+            self.widths = maps[-STAGES:]
+
+    @property
+    def depth(self) -> int:
+        return len(self.widths)
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last layer; SDSSL shares it among all layers. Identity for convolutional models."""
+        if not self.is_vit:
+            return nn.Identity()
+        return self.model.fc_norm if self.pool == "mean" else self.model.norm
+
+    def forward(self, images: Tensor, layers: Sequence[int], norms: Sequence[nn.Module] = ()) -> list[Tensor]:
+        """Features of `layers` (ascending, from 1) for `images` (B, C, H, W): a list of (B, widths[l − 1]).
+
+        ViT: the class token, or the mean of the patch tokens, through the final norm (or through `norms`,
+        one a layer). Convolutional: the average-pooled output of a stage.
+        """
+        indices = [self._indices[layer - 1] for layer in layers]
+        if not self.is_vit:
+            maps = self.model.forward_intermediates(images, indices=indices, intermediates_only=True, stop_early=True)
+            return [x.mean(dim=(2, 3)) for x in maps]
+        tokens = self.model.forward_intermediates(
+            images,
+            indices=indices,
+            intermediates_only=True,
+            stop_early=True,
+            output_fmt="NLC",
+            return_prefix_tokens=True,
+        )
+        # Pool first, then normalise: the norm acts on one vector an image, not on every token of every layer.
+        if self.pool == "token":
+            pooled = [prefix[:, 0] for _, prefix in tokens]
+        else:
+            pooled = [(x[0] if isinstance(x, tuple) else x).mean(dim=1) for x in tokens]
+        if norms:
+            return [norm(x) for norm, x in zip(norms, pooled, strict=True)]
+        return list(self.final_norm(torch.stack(pooled)).unbind())
+
+    def _fix_positions(self) -> None:
+        """2-D sin-cos positions, fixed, zero for the class token (MoCo v3)."""
+        model = self.model
+        grid = build_sincos2d_pos_embed(model.patch_embed.grid_size, model.embed_dim, interleave_sin_cos=True)
+        prefix = model.pos_embed.shape[1] - grid.shape[0]
+        with torch.no_grad():
+            model.pos_embed.copy_(torch.cat([torch.zeros(prefix, model.embed_dim), grid])[None])
+        model.pos_embed.requires_grad = False
+
+    def _freeze_patch_embed(self) -> None:
+        """A random patch projection that is never trained (MoCo v3, Sec. 4.2), Xavier-uniform as published."""
+        projection = self.model.patch_embed.proj
+        nn.init.xavier_uniform_(projection.weight.view(projection.weight.shape[0], -1))
+        if projection.bias is not None:
+            nn.init.zeros_(projection.bias)
+        for parameter in self.model.patch_embed.parameters():
+            parameter.requires_grad = False
+
+
+def create_timm(config: BackboneConfig) -> nn.Module:
+    """The timm model that the configuration names, with no classifier.
+
+    Raises:
+        InputError: an unknown model, one without per-layer features, sizes that do not fit.
+    """
+    if not timm.is_model(config.name):
+        near = timm.list_models(f"*{config.name}*")[:3] or timm.list_models(f"{config.name[:6]}*")[:3]
+        hint = f"near it: {', '.join(near)}" if near else "timm.list_models() lists them"
+        raise InputError(f"backbone.name: timm has no model {config.name}; {hint}")
+    sizes = {"img_size": config.image_size}
+    if config.patch_size:
+        sizes["patch_size"] = config.patch_size
+    if config.pool == "mean":
+        sizes["global_pool"] = "avg"
+    try:
+        model = _create(config.name, sizes, config.kwargs)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise InputError(f"backbone: timm cannot build {config.name} with {config.kwargs}: {error}") from error
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+    if any(config.image_size % side for side in patch):
+        raise InputError(f"backbone.patch_size: {patch[0]} does not divide image_size {config.image_size}")
+    if not hasattr(model, "forward_intermediates"):
+        raise InputError(f"backbone.name: {config.name} gives no per-layer features; try a ViT or a ResNet")
+    return model
+
+
+def _create(name: str, sizes: dict, kwargs: dict) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        # A model that takes images of any size, and has no patches.
+        sizes = {key: value for key, value in sizes.items() if key == "patch_size"}
+        return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)

@@ -1,0 +1,248 @@
+"""The whole schema of a run: every key that can be set, its default, and what it means.
+
+YAML recipes and `KEY=VALUE` overrides parse into these models and into nothing else
+(`ssl_core.recipes` does that); unknown keys and wrong types are errors.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Range = tuple[NonNegativeFloat, NonNegativeFloat]
+
+
+def _both_views(value: Any) -> Any:
+    """One value means the same in both views: 0.5 is [0.5, 0.5]; [0.08, 1.0] for a range is that, twice."""
+    return value if isinstance(value, (list, tuple)) else (value, value)
+
+
+def _both_views_range(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (list, tuple)) for item in value):
+        return (value, value)
+    return value
+
+
+PerView = Annotated[tuple[Fraction, Fraction], BeforeValidator(_both_views)]
+RangePerView = Annotated[tuple[Range, Range], BeforeValidator(_both_views_range)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    train: str | list[str] = Field(
+        description="a folder of images, Parquet file(s) or a folder of them, or bundled:digits"
+    )
+    val: str | list[str] | None = Field(None, description="the same kinds; labelled, it is what k-NN is measured on")
+    image_column: str = Field("image", description="Parquet: raw bytes, or Hugging Face's struct<bytes, path>")
+    label_column: str = Field("label", description="Parquet: integers or strings; the column may be absent")
+    labels: Literal["auto", "none"] = Field(
+        "auto", description="none: ignore class folders and label columns (folders by date are no classes)"
+    )
+    limit: PositiveInt | None = Field(None, description="train on this many images, the same random ones every time")
+    max_broken: Fraction = Field(0.05, description="stop when more than this fraction of the images cannot be decoded")
+    cache_mb: PositiveInt = Field(
+        512, description="Parquet row groups that a process keeps decoded from disk; a larger set is shuffled in blocks"
+    )
+    workers: NonNegativeInt | None = Field(
+        None, description="loader processes per training worker; default: its CPUs less one, at most 8"
+    )
+
+
+class BackboneConfig(Section):
+    name: str = Field("vit_small_patch16_224", description="any timm model that gives per-layer features")
+    image_size: PositiveInt = 224
+    patch_size: PositiveInt | None = Field(None, description="ViT only; default: the model's own")
+    pool: Literal["token", "mean"] = Field("token", description="ViT only: class token, or mean of the patch tokens")
+    freeze_patch_embed: bool = Field(False, description="MoCo v3: a frozen random patch projection")
+    position: Literal["learned", "sincos"] = Field("learned", description="sincos: fixed 2-D sin-cos positions")
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="passed to timm.create_model; in_chans: 1 trains on grey images"
+    )
+
+    @property
+    def channels(self) -> int:
+        return int(self.kwargs.get("in_chans", 3))
+
+
+class FrameworkBase(Section):
+    output_dim: PositiveInt = Field(256, description="width of projections and predictions")
+    hidden_dim: PositiveInt = Field(4096, description="hidden width of the last layer's projector and all predictors")
+
+
+class SimCLRConfig(FrameworkBase):
+    name: Literal["simclr"]
+    temperature: PositiveFloat = 0.2
+
+
+class BYOLConfig(FrameworkBase):
+    name: Literal["byol"]
+    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
+
+
+class MoCoV3Config(FrameworkBase):
+    name: Literal["mocov3"]
+    temperature: PositiveFloat = 0.2
+    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
+
+
+FrameworkConfig = Annotated[SimCLRConfig | BYOLConfig | MoCoV3Config, Field(discriminator="name")]
+
+
+class EveryN(Section):
+    every: PositiveInt
+
+
+def _parse_layers(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("every"):
+        value = {"every": value.removeprefix("every").lstrip(" :=")}
+    if value == "all" or isinstance(value, (list, dict, EveryN)):
+        return value
+    raise ValueError("expected all, {every: n}, or a list of layers such as [1, 4, 8]")
+
+
+class DistillConfig(Section):
+    """Hidden self-distillation (SDSSL): hidden layers learn from the last. alpha = beta = 0 is off."""
+
+    alpha: NonNegativeFloat = Field(1.0, description="final weight of the hidden layers' loss (Eq. 4)")
+    beta: NonNegativeFloat = Field(1.0, description="weight of the predictors' own loss (Eq. 6); needs a predictor")
+    layers: Annotated[Literal["all"] | EveryN | list[PositiveInt], BeforeValidator(_parse_layers)] = Field(
+        "all", description="all, {every: n} counted back from the last, or a list such as [1, 4, 8]"
+    )
+    anneal: Literal["cosine", "none"] = Field("cosine", description="how alpha rises from 0 over the run")
+    projector_layers: Literal[0, 2, 3] = Field(3, description="depth of the hidden layers' projectors (Table 6)")
+    hidden_dim: PositiveInt | None = Field(
+        None, description="hidden width of those projectors; default: half of the framework's"
+    )
+    per_layer_norm: bool = Field(False, description="each hidden layer its own final norm instead of the shared one")
+
+
+class ViewsConfig(Section):
+    """Two random views of an image, as MoCo v3 and SDSSL publish them. One value serves both views; a pair, each."""
+
+    crop_scale: RangePerView = Field(((0.08, 1.0), (0.08, 1.0)), description="area of the random resized crop")
+    jitter: PerView = Field((0.8, 0.8), description="probability of colour jitter")
+    brightness: NonNegativeFloat = 0.4
+    contrast: NonNegativeFloat = 0.4
+    saturation: NonNegativeFloat = 0.2
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    grey: PerView = Field((0.2, 0.2), description="probability of dropping the colours")
+    blur: PerView = Field((1.0, 0.1), description="probability of Gaussian blur")
+    blur_sigma: Range = Field((0.1, 2.0), description="pixels, at 224 px; scaled with the image size")
+    solarize: PerView = Field((0.0, 0.2), description="probability of inverting bright pixels")
+    flip: PerView = Field((0.5, 0.5), description="probability of a horizontal flip")
+    rotation: NonNegativeFloat = Field(0.0, description="degrees, uniform in ±rotation")
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _ordered(cls, value: Any) -> Any:
+        if any(low > high or high > 1.0 or low <= 0.0 for low, high in value):
+            raise ValueError("a crop scale is a range of area fractions, 0 < low ≤ high ≤ 1")
+        return value
+
+
+class OptimConfig(Section):
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = Field(1024, description="images per optimizer step, over all workers and accumulation")
+    lr: NonNegativeFloat = Field(1.5e-4, description="for a batch of 256; scaled linearly with batch_size")
+    min_lr: NonNegativeFloat = Field(0.0, description="where the cosine ends; scaled likewise")
+    warmup_epochs: NonNegativeFloat = 10
+    weight_decay: NonNegativeFloat = 0.1
+    weight_decay_end: NonNegativeFloat | None = Field(None, description="cosine to this; default: constant")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW")
+    momentum: Fraction = Field(0.9, description="SGD and LARS")
+    clip_grad: PositiveFloat | None = Field(None, description="largest norm of the whole gradient")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: PositiveInt = Field(1, description="micro-batches per step; negatives come from one micro-batch")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "OptimConfig":
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+        return self
+
+
+class KnnConfig(Section):
+    kind: Literal["knn"] = "knn"
+    every: PositiveInt = Field(1, description="epochs; the first and the last evaluation always take place")
+    k: PositiveInt = 20
+    temperature: PositiveFloat = 0.07
+    max_train: PositiveInt = Field(50_000, description="size of the bank, drawn from train; bounds memory")
+    max_val: PositiveInt = Field(50_000, description="images of val that are classified")
+
+
+class GeometryConfig(Section):
+    """Signals that need no labels: std, RankMe, alignment, uniformity and their ratios (SDSSL Sec. 4.4)."""
+
+    kind: Literal["geometry"] = "geometry"
+    every: PositiveInt = 1
+    max_images: PositiveInt = Field(2048, description="from val, or from train where there is none")
+
+
+EvaluatorConfig = Annotated[KnnConfig | GeometryConfig, Field(discriminator="kind")]
+
+
+class ScalingConfig(Section):
+    workers: PositiveInt = Field(1, description="Ray Train workers; batch_size is shared among them")
+    cpus_per_worker: PositiveInt | None = Field(None, description="default: the cluster's CPUs shared evenly")
+    gpus_per_worker: NonNegativeFloat | None = Field(None, description="default: 1 where the cluster has GPUs")
+
+
+class TrackingConfig(Section):
+    uri: str | None = Field(None, description="MLflow tracking server; default: sqlite in strata-runs/mlflow.db")
+    experiment: str = "strata"
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
+class CheckpointConfig(Section):
+    every_epochs: PositiveInt = 1
+    keep: PositiveInt = Field(2, description="newest checkpoints to keep, beside the best")
+    best: str = Field("knn/last", description="the metric whose highest value marks the best checkpoint")
+
+
+class RunConfig(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "pretrain"
+    seed: NonNegativeInt = 0
+    data: DataConfig
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
+    framework: FrameworkConfig
+    distill: DistillConfig | None = None
+    views: ViewsConfig = Field(default_factory=ViewsConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    evaluation: list[EvaluatorConfig] = Field(default_factory=lambda: [KnnConfig(), GeometryConfig()])
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        share = self.scaling.workers * self.optim.accumulate
+        if self.optim.batch_size % share:
+            raise ValueError(
+                f"optim.batch_size ({self.optim.batch_size}) must divide evenly by "
+                f"scaling.workers × optim.accumulate ({share})"
+            )
+        if self.optim.batch_size // share < 2:
+            raise ValueError(
+                f"optim.batch_size ({self.optim.batch_size}) leaves fewer than 2 images to a worker's micro-batch"
+            )
+        return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Images of one forward pass in one worker."""
+        return self.optim.batch_size // (self.scaling.workers * self.optim.accumulate)

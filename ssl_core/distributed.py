@@ -1,0 +1,67 @@
+"""The few collectives that methods need; without a process group they do nothing."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """Concatenate `x` (B, …) of all ranks along the first axis, in rank order, without gradient: (W·B, …)."""
+    if world_size() == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.rows = x.shape[0]
+        return all_gather(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        # Every rank's loss depends on every rank's rows: sum what they all say about ours.
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def all_gather_with_grad(x: Tensor) -> Tensor:
+    """Like `all_gather`, but a gradient reaches the rows of every rank: N ranks give the one-process gradient."""
+    return x if world_size() == 1 else _AllGather.apply(x)
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of `x` over ranks, without gradient."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x)
+        x /= world_size()
+    return x
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of `x` over ranks, without gradient."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def gather_objects(item: object) -> list:
+    """A small Python object of every rank, in rank order."""
+    if world_size() == 1:
+        return [item]
+    items: list = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items

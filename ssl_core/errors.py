@@ -1,0 +1,13 @@
+"""The errors that people are meant to read."""
+
+
+class InputError(ValueError):
+    """What the user gave cannot work: a key, a file, a combination. Raised before work starts."""
+
+
+class DataError(RuntimeError):
+    """The images turned out to be unusable while training (too many broken ones)."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or its gradient stopped being finite."""

@@ -1,0 +1,166 @@
+"""Evaluators: what a configuration's `evaluation` list asks for, on every layer, while training and after.
+
+An evaluator is a function of a `Context` and its own configuration that returns, by metric name, one
+value a layer. Features are extracted once for all of them; ranks share the images and the layers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ssl_core import distributed
+from ssl_core.config import GeometryConfig, KnnConfig, RunConfig
+from ssl_core.data.loading import EvalImages, derive_seed, eval_loader, train_images
+from ssl_core.data.sources import Images
+from ssl_core.data.views import normalise
+from ssl_core.evaluation import geometry
+from ssl_core.evaluation.knn import knn_predict
+
+LOWER_IS_BETTER = {"alignment", "uniformity"}
+"""Metrics whose `…/best` is the lowest layer's."""
+COLLAPSED_STD, COLLAPSED_RANK = 0.05, 1.5  # below these a representation says next to nothing
+_PICK = 3  # what a derived seed is for
+
+Layers = dict[str, Callable[[int], float]]
+"""Metric name → its value for a layer (from 0)."""
+
+
+@dataclass
+class Context:
+    """What an evaluator may look at.
+
+    Attributes:
+        layer_features: normalised images (B, C, H, W) → features of every layer, each (B, D).
+        loaders: loader processes.
+        broken: images met that could not be decoded, as (set, index).
+    """
+
+    layer_features: Callable[[Tensor], list[Tensor]]
+    images: Images
+    config: RunConfig
+    device: torch.device
+    loaders: int
+    broken: set[tuple[str, int]] = field(default_factory=set)
+    _cache: dict[str, tuple[np.ndarray, list[Tensor]]] = field(default_factory=dict)
+
+    def features(self, split: str, limit: int) -> tuple[np.ndarray, list[Tensor]]:
+        """At most `limit` images of a split, always the same ones: their indices (N,), each layer's features (N, D)."""
+        source = getattr(self.images, split)
+        count = min(limit, len(source))
+        if split not in self._cache or len(self._cache[split][0]) < count:
+            backbone = self.config.backbone
+            dataset = EvalImages(source, backbone.image_size, backbone.channels)
+            used, layers = self._extract(split, dataset, _pick(len(source), count).tolist())
+            self._cache[split] = used, [layer[0] for layer in layers]
+        used, layers = self._cache[split]
+        return used[:count], [layer[:count] for layer in layers]
+
+    def pairs(self, split: str, limit: int) -> list[Tensor]:
+        """Features of two random views of at most `limit` images of a split: each layer's (2, N, D)."""
+        source = getattr(self.images, split)
+        keys = [(0, index) for index in _pick(len(source), limit).tolist()]
+        return self._extract(split, train_images(source, self.config), keys)[1]
+
+    @torch.no_grad()
+    def _extract(self, split: str, dataset: Dataset, keys: list) -> tuple[np.ndarray, list[Tensor]]:
+        """Indices used (N,) and each layer's features (V, N, D) for the N keys, whatever the number of ranks."""
+        world, rank = distributed.world_size(), distributed.rank()
+        share = keys[rank::world] or keys[:1]
+        rows = -(-len(keys) // world)
+        ids: list[Tensor] = []
+        chunks: list[list[Tensor]] = []
+        for batch in eval_loader(dataset, share, self.loaders):
+            self.broken.update((split, index) for index in batch.broken)
+            views = normalise(batch.views.to(self.device))
+            layers = self.layer_features(views.flatten(0, 1))
+            chunks.append([layer.float().unflatten(0, views.shape[:2]).transpose(0, 1) for layer in layers])
+            ids.append(batch.ids)
+
+        def gather(parts: Sequence[Tensor]) -> Tensor:
+            x = torch.cat(list(parts))
+            x = torch.cat([x, x[-1:].expand(rows - len(x), *x.shape[1:])]).to(self.device)
+            x = distributed.all_gather(x).unflatten(0, (world, rows)).transpose(0, 1).flatten(0, 1)
+            return x[: len(keys)].cpu()
+
+        layers = [gather(parts).transpose(0, 1) for parts in zip(*chunks, strict=True)]
+        return gather(ids).numpy(), layers
+
+
+def evaluate(evaluators: Sequence[KnnConfig | GeometryConfig], context: Context) -> dict[str, float]:
+    """Run `evaluators`: `name/layer_01`, …, `name/last`, `name/best` for every metric."""
+    metrics: dict[str, float] = {}
+    for config in evaluators:
+        depth, functions = _EVALUATORS[config.kind](context, config)
+        for name, function in functions.items():
+            own = {layer: function(layer) for layer in range(depth) if _owner(layer) == distributed.rank()}
+            values = {layer: value for part in distributed.gather_objects(own) for layer, value in part.items()}
+            metrics |= {f"{name}/layer_{layer + 1:02d}": values[layer] for layer in range(depth)}
+            metrics[f"{name}/last"] = values[depth - 1]
+            metrics[f"{name}/best"] = (min if name in LOWER_IS_BETTER else max)(values.values())
+    return metrics
+
+
+def due(config: RunConfig, images: Images, epoch: int) -> list[KnnConfig | GeometryConfig]:
+    """The evaluators of `config` that this epoch asks for; k-NN needs labels on both sets."""
+    ends = (0, config.optim.epochs)
+    return [
+        evaluator
+        for evaluator in config.evaluation
+        if (epoch in ends or epoch % evaluator.every == 0) and (evaluator.kind != "knn" or images.labelled)
+    ]
+
+
+def collapse(metrics: dict[str, float]) -> str | None:
+    """A sentence that names a collapse of the last layer, where the metrics show one."""
+    std, rank = metrics.get("std/last", 1.0), metrics.get("rankme/last", float("inf"))
+    if std < COLLAPSED_STD:
+        return f"the last layer has collapsed: all images get nearly the same feature (std {std:.3f} of 1)"
+    if rank < COLLAPSED_RANK:
+        return f"the last layer has collapsed to one direction (RankMe {rank:.2f})"
+    return None
+
+
+def _owner(layer: int) -> int:
+    return layer % distributed.world_size()
+
+
+def _pick(images: int, limit: int) -> np.ndarray:
+    """`limit` of `images` indices; a smaller limit picks a prefix of a larger one's."""
+    return np.random.default_rng(derive_seed(_PICK)).permutation(images)[:limit]
+
+
+def _knn(context: Context, config: KnnConfig) -> tuple[int, Layers]:
+    train, val = context.images.train, context.images.val
+    bank_ids, bank = context.features("train", config.max_train)
+    query_ids, queries = context.features("val", config.max_val)
+    bank_labels, labels = torch.from_numpy(train.labels[bank_ids]), torch.from_numpy(val.labels[query_ids])
+
+    def accuracy(layer: int) -> float:
+        predictions = knn_predict(
+            queries[layer], bank[layer], bank_labels, len(train.classes), config.k, config.temperature
+        )
+        return (predictions == labels).float().mean().item()
+
+    return len(bank), {"knn": accuracy}
+
+
+def _geometry(context: Context, config: GeometryConfig) -> tuple[int, Layers]:
+    split = "train" if context.images.val is None else "val"
+    _, features = context.features(split, config.max_images)
+    pairs = context.pairs(split, config.max_images)
+    aligned = [geometry.alignment(*pair) for pair in pairs]
+    return len(features), {
+        "std": lambda layer: geometry.feature_std(features[layer]),
+        "rankme": lambda layer: geometry.rankme(features[layer]),
+        "alignment": lambda layer: aligned[layer],
+        "uniformity": lambda layer: geometry.uniformity(features[layer]),
+        "uniformity_ratio": lambda layer: -geometry.uniformity(features[layer]) / max(aligned[layer], 1e-12),
+        "alignment_ratio": lambda layer: geometry.negative_alignment(features[layer]) / max(aligned[layer], 1e-12),
+    }
+
+
+_EVALUATORS = {"knn": _knn, "geometry": _geometry}

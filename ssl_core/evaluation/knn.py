@@ -1,0 +1,31 @@
+"""Weighted k-nearest-neighbour classification (Wu et al., 2018; the protocol of DINO and SDSSL)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_core.neighbors.search import top_k
+
+QUERIES = 4096  # at once; bounds memory
+
+
+def knn_predict(
+    queries: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, k: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """The class of each query by its `k` nearest rows of `bank`, each voting exp(cos / temperature).
+
+    Args:
+        queries: (B, D) features; bank: (N, D); both are L2-normalised here.
+        bank_labels: (N,) int64.
+
+    Returns:
+        (B,) class numbers.
+    """
+    bank = F.normalize(bank.float(), dim=1)
+    predictions = []
+    for part in F.normalize(queries.float(), dim=1).split(QUERIES):
+        similarities, ids = top_k(part, bank, min(k, len(bank)))
+        votes = torch.zeros(len(part), classes, device=part.device)
+        votes.scatter_add_(1, bank_labels[ids], (similarities / temperature).exp())
+        predictions.append(votes.argmax(dim=1))
+    return torch.cat(predictions)

@@ -1,0 +1,265 @@
+"""The training loop: one run in this process, one epoch, one step, and the state to go on from.
+
+The same code in a notebook, a test and every worker of a cluster. It knows no files and no cluster:
+it takes a reporter, and sees other ranks only through `torch.distributed`.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ssl_core import distributed, evaluation, methods
+from ssl_core.batch_norm import synchronise_batch_norm
+from ssl_core.config import RunConfig
+from ssl_core.data.loading import Batch, derive_seed, train_loader
+from ssl_core.data.sources import Images
+from ssl_core.data.views import normalise
+from ssl_core.errors import DataError, InputError, TrainingDiverged
+from ssl_core.optim import build_optimizer, set_rates
+
+Record = dict[str, float]
+"""The figures of one epoch by metric name, with `epoch` itself."""
+NAMED_BROKEN = 5  # broken images named in one warning
+_STEP = 4  # what a derived seed is for
+
+
+class Reporter(Protocol):
+    """Who is told what happens. Only rank 0 is told of steps and warnings; every rank of epochs."""
+
+    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None: ...
+
+    def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
+        """`state()` gives what `Pretraining.load_state_dict` takes; rank 0 calls it if it keeps a checkpoint."""
+
+    def on_warning(self, message: str) -> None: ...
+
+
+class PrintReporter:
+    """One line an epoch on standard output: for notebooks."""
+
+    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
+        pass
+
+    def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
+        shown = ("epoch", "loss", "knn/last", "knn/best", "rankme/last", "images_per_second")
+        print("  ".join(f"{key} {record[key]:.4g}" for key in shown if key in record))
+
+    def on_warning(self, message: str) -> None:
+        print(f"warning: {message}")
+
+
+class Pretraining:
+    """One pretraining run, seen from this rank.
+
+    Args:
+        config: what to train.
+        images: what on.
+        device: where; default: the CPU.
+        loaders: loader processes; default: `data.workers`, or this process's threads less one.
+
+    Attributes:
+        method: the module that is trained; `method.encoder.model` is the timm model.
+        epoch: epochs done.
+        history: a record for each of them, and for the untrained network.
+    """
+
+    def __init__(
+        self, config: RunConfig, images: Images, device: torch.device | str = "cpu", loaders: int | None = None
+    ):
+        check_sizes(config, images)
+        self.config, self.images, self.device = config, images, torch.device(device)
+        if loaders is None:
+            loaders = config.data.workers
+        self.loaders = min(torch.get_num_threads() - 1, 8) if loaders is None else loaders
+        torch.manual_seed(config.seed)
+        self.method = methods.build(config)
+        if distributed.world_size() > 1:
+            synchronise_batch_norm(self.method)
+        self.method.to(self.device)
+        self._trained: torch.nn.Module = self.method
+        if distributed.world_size() > 1:
+            self._trained = DistributedDataParallel(self.method, broadcast_buffers=False)
+        self.optimizer = build_optimizer(self.method, config.optim)
+        self.loader = train_loader(images.train, config, self.loaders)
+        self.steps_per_epoch = len(self.loader) // config.optim.accumulate
+        self.epoch = 0
+        self.history: list[Record] = []
+        self.broken: set[tuple[str, int]] = set()  # (set, index), known to every rank
+        self._met_broken: set[tuple[str, int]] = set()  # met by this rank in this epoch
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.optim.epochs * self.steps_per_epoch
+
+    def run(self, reporter: Reporter) -> list[Record]:
+        """Train from where the state stands to the last epoch; returns the history.
+
+        Raises:
+            TrainingDiverged: the loss or its gradient stopped being finite.
+            DataError: too many images cannot be decoded.
+        """
+        if not self.history:
+            self._finish_epoch({"epoch": 0.0}, reporter)
+        while self.epoch < self.config.optim.epochs:
+            record = self._train_epoch(self.epoch + 1, reporter)
+            self.epoch += 1
+            self._finish_epoch(record, reporter)
+        return self.history
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on; the same on every rank. Generators are derived from seed and step."""
+        return {
+            "epoch": self.epoch,
+            "history": self.history,
+            "broken": [list(item) for item in sorted(self.broken)],
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.history = [dict(record) for record in state["history"]]
+        self.broken = {(split, index) for split, index in state["broken"]}
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def evaluate(self, epoch: int) -> Record:
+        """The figures that the configuration asks for at this epoch."""
+        evaluators = evaluation.due(self.config, self.images, epoch)
+        if not evaluators:
+            return {}
+        self.method.encoder.eval()
+        context = evaluation.Context(
+            self._layer_features, self.images, self.config, self.device, self.loaders, broken=self._met_broken
+        )
+        metrics = evaluation.evaluate(evaluators, context)
+        self.method.encoder.train()
+        return metrics
+
+    def _layer_features(self, images: Tensor) -> list[Tensor]:
+        with self._autocast():
+            return self.method.layer_features(images)
+
+    def _train_epoch(self, epoch: int, reporter: Reporter) -> Record:
+        self.loader.batch_sampler.epoch = epoch
+        totals: dict[str, Tensor | float] = {}
+        batches = iter(self.loader)
+        started = time.perf_counter()
+        waited = 0.0
+        for step in range(self.steps_per_epoch):
+            micro_batches = []
+            asked = time.perf_counter()
+            for _ in range(self.config.optim.accumulate):
+                micro_batches.append(next(batches))
+            waited += time.perf_counter() - asked
+            figures = self._step((epoch - 1) * self.steps_per_epoch + step, micro_batches)
+            for name, value in figures.items():
+                totals[name] = totals.get(name, 0.0) + value
+            if distributed.rank() == 0:
+                rate = (step + 1) * self.config.optim.batch_size / (time.perf_counter() - started)
+                reporter.on_step(epoch, step + 1, self.steps_per_epoch, rate)
+        for _ in batches:  # an epoch's incomplete accumulation; leaves the loader at its end
+            pass
+        seconds = time.perf_counter() - started
+        means = torch.stack([torch.as_tensor(total, device=self.device) for total in totals.values()])
+        means = distributed.mean_over_ranks(means / self.steps_per_epoch).tolist()
+        record: Record = {"epoch": float(epoch), **dict(zip(totals, means, strict=True))}
+        record["images_per_second"] = self.steps_per_epoch * self.config.optim.batch_size / seconds
+        record["data_wait"] = waited / seconds
+        return record
+
+    def _step(self, step: int, micro_batches: list[Batch]) -> dict[str, Tensor | float]:
+        """One optimizer step; its figures."""
+        progress = step / self.total_steps
+        rates = set_rates(self.optimizer, self.config.optim, step, self.steps_per_epoch)
+        torch.manual_seed(derive_seed(_STEP, self.config.seed, step, distributed.rank()))  # for dropped paths
+        parts: dict[str, Tensor | float] = {}
+        for number, batch in enumerate(micro_batches):
+            if batch.broken:
+                self._met_broken.update(("train", index) for index in batch.broken)
+                self._check_broken()
+            last = number == len(micro_batches) - 1
+            views = normalise(batch.views.to(self.device, non_blocking=True))
+            with contextlib.ExitStack() as stack:
+                if not last and distributed.world_size() > 1:
+                    stack.enter_context(self._trained.no_sync())
+                with self._autocast():
+                    output = self._trained(views, progress)
+                (output.loss / len(micro_batches)).backward()
+            for name, value in output.parts.items():
+                parts[name] = parts.get(name, 0.0) + value / len(micro_batches)
+        parts["grad_norm"] = self._clip(step, parts)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        momentum = self.method.update_teacher(progress)
+        if momentum is not None:
+            parts["momentum"] = momentum
+        return parts | rates
+
+    def _clip(self, step: int, parts: dict[str, Tensor | float]) -> Tensor:
+        """Clip the gradient; its norm before. After averaging over ranks it is the same on all, and so is the error."""
+        largest = self.config.optim.clip_grad or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), largest)
+        if not torch.isfinite(norm):
+            epoch = step // self.steps_per_epoch + 1
+            infinite = [name for name, value in parts.items() if not torch.isfinite(torch.as_tensor(value))]
+            what = f"{', '.join(infinite)} is not finite" if infinite else "the gradient is not finite (the loss is)"
+            remedies = ["a lower optim.lr", "longer optim.warmup_epochs", "optim.clip_grad=1"]
+            if self.config.optim.precision != "fp32":
+                remedies.append("optim.precision=fp32")
+            raise TrainingDiverged(f"step {step + 1} (epoch {epoch}): {what}; try {', '.join(remedies)}")
+        return norm.detach()
+
+    def _finish_epoch(self, record: Record, reporter: Reporter) -> None:
+        """Evaluate, merge what the ranks know of broken images, warn, record, report."""
+        record |= self.evaluate(self.epoch)
+        new = {item for part in distributed.gather_objects(self._met_broken) for item in part} - self.broken
+        self.broken |= new
+        self._met_broken.clear()
+        record["broken_images"] = float(len(self.broken))
+        self.history.append(record)
+        if distributed.rank() == 0:
+            if new:
+                reporter.on_warning(self._describe_broken(sorted(new)))
+            if (collapsed := evaluation.collapse(record)) and self.epoch > 0:
+                reporter.on_warning(f"epoch {self.epoch}: {collapsed}")
+        self._check_broken()
+        reporter.on_epoch(record, self.state_dict)
+
+    def _describe_broken(self, new: list[tuple[str, int]]) -> str:
+        named = [getattr(self.images, split).where(index) for split, index in new[:NAMED_BROKEN]]
+        more = f" and {len(new) - NAMED_BROKEN} more" if len(new) > NAMED_BROKEN else ""
+        return f"cannot decode {', '.join(named)}{more}; other images take their place"
+
+    def _check_broken(self) -> None:
+        """Stop if more training images are known to be broken than `data.max_broken` allows."""
+        broken = sum(split == "train" for split, _ in self.broken | self._met_broken)
+        limit, total = self.config.data.max_broken, len(self.images.train)
+        if broken > limit * total:
+            first = next(index for split, index in sorted(self.broken | self._met_broken) if split == "train")
+            raise DataError(
+                f"{broken} of {total} training images cannot be decoded, more than data.max_broken={limit:g} "
+                f"allows; the first is {self.images.train.where(first)}"
+            )
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.config.optim.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def check_sizes(config: RunConfig, images: Images) -> None:
+    """Whether the images are enough for one step.
+
+    Raises:
+        InputError: fewer training images than a batch.
+    """
+    if len(images.train) < config.optim.batch_size:
+        raise InputError(
+            f"optim.batch_size: {config.optim.batch_size} is more than the {len(images.train)} images of data.train"
+        )

@@ -1,0 +1,38 @@
+"""Losses of one direction: pure functions of predictions and targets, for any number of layers at once.
+
+Shapes: L layers, B rows of this rank, M rows of all ranks, D dimensions. Every function returns one
+loss a layer, (L,), the mean over the B rows. Inputs are normalised here, in float32.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(q_LBD: Tensor, other_MD: Tensor, first_row: int, temperature: float, same_MD: Tensor | None = None):
+    """Cross-entropy of cos(q, keys) / temperature, the positive of row i being key `first_row` + i.
+
+    Args:
+        q_LBD: predictions for one view.
+        other_MD: keys of the other view, from all ranks.
+        first_row: where this rank's rows begin among the M.
+        same_MD: further negatives: keys of the predictions' own view (SimCLR). A row's own key is left out.
+
+    Returns:
+        (L,) losses. SDSSL Eq. 2; SimCLR with `same_MD`, MoCo v3 without.
+    """
+    layers, rows, _ = q_LBD.shape
+    q_LBD, other_MD = F.normalize(q_LBD.float(), dim=-1), F.normalize(other_MD.float(), dim=-1)
+    logits = q_LBD @ other_MD.T / temperature
+    positives = torch.arange(first_row, first_row + rows, device=q_LBD.device)
+    if same_MD is not None:
+        same = q_LBD @ F.normalize(same_MD.float(), dim=-1).T / temperature
+        own = F.one_hot(positives, same_MD.shape[0]).bool()
+        logits = torch.cat([logits, same.masked_fill(own, -torch.inf)], dim=-1)
+    loss = F.cross_entropy(logits.flatten(0, 1), positives.repeat(layers), reduction="none")
+    return loss.view(layers, rows).mean(dim=1)
+
+
+def cosine_distance(q_LBD: Tensor, z_BD: Tensor) -> Tensor:
+    """2 − 2 cos(q, z): (L,). BYOL; SDSSL Eq. 1."""
+    return 2.0 - 2.0 * F.cosine_similarity(q_LBD.float(), z_BD.float(), dim=-1).mean(dim=1)

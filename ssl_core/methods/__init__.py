@@ -1,0 +1,15 @@
+"""Methods: what a network learns from. `build` turns a configuration into a trainable module."""
+
+from ssl_core.config import RunConfig
+from ssl_core.methods.byol import BYOL
+from ssl_core.methods.mocov3 import MoCoV3
+from ssl_core.methods.simclr import SimCLR
+from ssl_core.methods.two_view import TwoView
+
+FRAMEWORKS = {"simclr": SimCLR, "byol": BYOL, "mocov3": MoCoV3}
+
+
+def build(config: RunConfig) -> TwoView:
+    """The method that `config` describes, on the CPU, initialised from torch's global generator."""
+    framework = FRAMEWORKS[config.framework.name](config.framework)
+    return TwoView(config.backbone, framework, config.distill)

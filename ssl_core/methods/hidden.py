@@ -1,0 +1,62 @@
+"""Hidden self-distillation (SDSSL, Jang et al., 2021): hidden layers learn from the last one's targets.
+
+    total = loss_L + α(t) · mean over hidden l of loss_l + β · sum over all l of loss(pred_l(sg h_l))   (Eq. 6)
+
+The predictor's own term has the same value as the main one, only its gradient stops at h_l. So one
+predictor pass serves both: weight layer l by a_l + β and scale the gradient into h_l by
+a_l / (a_l + β), with a_l = α / (L − 1) for hidden layers and 1 for the last.
+"""
+
+import torch
+from torch import Tensor
+
+from ssl_core import schedules
+from ssl_core.config import DistillConfig
+from ssl_core.errors import InputError
+
+
+def is_active(config: DistillConfig | None, predictor: bool) -> bool:
+    """Whether the section changes anything: α > 0, or β > 0 in a framework with a predictor."""
+    return config is not None and (config.alpha > 0 or (config.beta > 0 and predictor))
+
+
+def select_layers(layers: str | list[int] | object, depth: int) -> list[int]:
+    """The hidden layers (numbered from 1, ascending, without the last) that `distill.layers` names.
+
+    Raises:
+        InputError: a layer that the backbone does not have.
+    """
+    if layers == "all":
+        return list(range(1, depth))
+    if isinstance(layers, list):
+        missing = [layer for layer in layers if layer > depth]
+        if missing:
+            raise InputError(f"distill.layers: {missing} of a backbone with layers 1 to {depth}")
+        return sorted(set(layers) - {depth})
+    return sorted(range(depth - layers.every, 0, -layers.every))
+
+
+def layer_weights(config: DistillConfig, progress: float, hidden: int, device: torch.device) -> tuple[float, Tensor]:
+    """α at this progress in [0, 1], and a_l of the hidden layers and the last: (hidden + 1,)."""
+    alpha = config.alpha if config.anneal == "none" else schedules.cosine(progress, 0.0, config.alpha)
+    weights = torch.full((hidden + 1,), alpha / max(hidden, 1), device=device)
+    weights[-1] = 1.0
+    return alpha, weights
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+def scale_for_predictor(h_LND: Tensor, weights_L: Tensor, beta: float) -> Tensor:
+    """`h` unchanged, with the gradient into layer l scaled by a_l / (a_l + β)."""
+    total = weights_L + beta
+    scale = torch.where(total > 0, weights_L / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0)
+    return _ScaleGradient.apply(h_LND, scale.view(-1, 1, 1).to(h_LND.dtype))

@@ -1,0 +1,1 @@
+"""Which images are near which, by inner product of their features."""

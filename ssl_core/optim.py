@@ -1,0 +1,45 @@
+"""The optimizer with the usual parameter groups; what its rates are at a step."""
+
+import inspect
+
+import torch
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from torch import nn
+
+from ssl_core import schedules
+from ssl_core.config import OptimConfig
+from ssl_core.heads import stacked_norm_parameters
+
+LR_BATCH = 256  # `optim.lr` is for a batch of this size
+
+
+def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW, SGD or LARS over what `method` trains; no weight decay on biases and norms.
+
+    LARS takes one trust ratio for each stacked weight of the hidden layers' heads.
+    """
+    groups = param_groups_weight_decay(
+        method, config.weight_decay, no_weight_decay_list=stacked_norm_parameters(method)
+    )
+    options = {"betas": config.betas} if config.name == "adamw" else {"momentum": config.momentum}
+    if config.name == "adamw" and "fused" in inspect.signature(torch.optim.AdamW).parameters:
+        options["fused"] = True
+    if config.name == "sgd":
+        options["nesterov"] = False
+    return create_optimizer_v2(groups, opt=config.name, lr=0.0, weight_decay=0.0, **options)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int, steps_per_epoch: int) -> dict:
+    """Set learning rate and weight decay for `step` of the whole run; both, for the log."""
+    total = config.epochs * steps_per_epoch
+    scale = config.batch_size / LR_BATCH
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    lr = schedules.warmup_cosine(step, total, warmup, config.lr * scale, config.min_lr * scale)
+    end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
+    weight_decay = schedules.cosine(step / total, config.weight_decay, end)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        # Groups without decay were built with 0 and stay there.
+        if group.setdefault("decays", group["weight_decay"] > 0):
+            group["weight_decay"] = weight_decay
+    return {"lr": lr, "weight_decay": weight_decay}

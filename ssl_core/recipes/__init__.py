@@ -1,0 +1,227 @@
+"""From a recipe's name or a YAML file, and `KEY=VALUE` overrides, to a checked `RunConfig`.
+
+A recipe is a YAML file with a few lines over the schema's defaults; `extends: NAME` starts from
+another one. Every error names the key, where it was set (file and line, or the command line), what
+was expected, and the nearest valid key.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from ssl_core.config import RunConfig
+from ssl_core.errors import InputError
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One place that sets keys: a YAML file, or the command line (`path` None)."""
+
+    path: Path | None
+    values: DictConfig
+
+
+def names() -> list[str]:
+    """The bundled recipes."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def title(name: str) -> str:
+    """The first line of a bundled recipe's opening comment."""
+    return (FOLDER / f"{name}.yaml").read_text().partition("\n")[0].lstrip("# ")
+
+
+def load(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A checked configuration from `recipe` (a bundled name or a YAML file) and `KEY=VALUE` overrides.
+
+    Raises:
+        InputError: an unknown recipe or key, a value of the wrong type or outside its range.
+    """
+    layers = [*_read(_find(recipe)), _parse_overrides(overrides)]
+    # Overrides are applied one by one, so that `evaluation.0.every=5` reaches into a recipe's list.
+    merged = OmegaConf.merge(*(layer.values for layer in layers[:-1]))
+    for key, value in (override.split("=", 1) for override in overrides):
+        try:
+            OmegaConf.update(merged, key, _parse_value(value), merge=True)
+        except OmegaConfBaseException as error:
+            raise InputError(f"{key}={value}: {str(error).splitlines()[0]}") from error
+    try:
+        return RunConfig.model_validate(OmegaConf.to_container(merged, resolve=True))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{recipe}: {str(error).splitlines()[0]}") from error
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(item, layers) for item in error.errors())) from error
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML: `load` gives the same run again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Dotted keys to values: `optim.lr`, `evaluation.0.kind`, …"""
+
+    def walk(value: Any, prefix: str) -> dict[str, Any]:
+        if isinstance(value, dict):
+            items = [(str(key), item) for key, item in value.items()]
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            items = [(str(index), item) for index, item in enumerate(value)]
+        else:
+            return {prefix: value}
+        return {k: v for key, item in items for k, v in walk(item, f"{prefix}.{key}" if prefix else key).items()}
+
+    return walk(config.model_dump(mode="json"), "")
+
+
+def _find(recipe: str | Path) -> Path:
+    bundled = FOLDER / f"{recipe}.yaml"
+    if "/" not in str(recipe) and bundled.is_file():
+        return bundled
+    if Path(recipe).is_file():
+        return Path(recipe)
+    near = difflib.get_close_matches(str(recipe), names(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"no recipe named {recipe}, and no such YAML file: {hint}`strata recipes` lists them")
+
+
+def _read(path: Path, below: tuple[Path, ...] = ()) -> list[Layer]:
+    """The files that make up a recipe, the one it extends first."""
+    if path in below:
+        raise InputError(f"{path}: extends itself through {' → '.join(p.name for p in below)}")
+    try:
+        values = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(values, DictConfig):
+        raise InputError(f"{path}: expected keys and values, such as `optim: {{epochs: 10}}`")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return [Layer(path, values)]
+    beside = path.parent / parent
+    return [*_read(beside if beside.is_file() else _find(parent), (*below, path)), Layer(path, values)]
+
+
+def _parse_overrides(overrides: Sequence[str]) -> Layer:
+    values = OmegaConf.create()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise InputError(f"{override}: expected KEY=VALUE, such as optim.epochs=10")
+        OmegaConf.update(values, key, _parse_value(value), merge=True, force_add=True)
+    return Layer(None, values)
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]
+    except (yaml.YAMLError, OmegaConfBaseException):
+        return text
+
+
+def _explain(item: Any, layers: Sequence[Layer]) -> str:
+    """One error of pydantic's, for people."""
+    valid, loc = _walk_schema(item["loc"])
+    key = ".".join(map(str, loc))
+    where = _where(loc, layers)
+    if item["type"] == "extra_forbidden":
+        return f"{where}{key}: unknown key; {_nearest(key, valid)}"
+    if item["type"] == "missing":
+        if key in ("data", "data.train"):
+            return "data.train: missing; give a folder of images, Parquet, or bundled:digits: data.train=FOLDER"
+        return f"{key}: missing"
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        field = item["ctx"]["discriminator"].strip("'")
+        expected = item["ctx"].get("expected_tags") or "a name"
+        return f"{where}{key}.{field}: expected {expected} (given: {item['input'].get(field)!r})"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = "" if not key or isinstance(item["input"], (dict, BaseModel)) else f" (given: {item['input']!r})"
+    return f"{where}{key + ': ' if key else ''}{message}{given}"
+
+
+def _nearest(key: str, valid: Sequence[str]) -> str:
+    prefix, _, leaf = key.rpartition(".")
+    near = difflib.get_close_matches(leaf, valid, n=1)
+    if near:
+        return f"did you mean {prefix + '.' if prefix else ''}{near[0]}?"
+    elsewhere = [path for path in _schema_keys(RunConfig) if path.rpartition(".")[2] == leaf and path != key]
+    if elsewhere:
+        return f"did you mean {elsewhere[0]}?"
+    return f"valid here: {', '.join(valid)}" if valid else "nothing can be set below it"
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The schema's sections that a type annotation can hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)] if get_origin(annotation) else []
+
+
+def _walk_schema(raw: Sequence[int | str]) -> tuple[list[str], list[int | str]]:
+    """Pydantic's location without its union tags, and the keys that are valid beside the last one."""
+    models, valid, loc = [RunConfig], list(RunConfig.model_fields), []
+    for part in raw:
+        if isinstance(part, int):
+            loc.append(part)
+            continue
+        owner = next((model for model in models if part in model.model_fields), None)
+        tagged = [m for m in models if any(part in get_args(f.annotation) for f in m.model_fields.values())]
+        if owner is None and tagged:
+            models = tagged
+            valid = list(models[0].model_fields)
+            continue
+        if owner is None and not part.isidentifier():
+            continue
+        loc.append(part)
+        valid = sorted({name for model in models for name in model.model_fields})
+        models = _models(owner.model_fields[part].annotation) if owner else []
+    return valid, loc
+
+
+def _schema_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        for below in _models(field.annotation):
+            keys.extend(key for key in _schema_keys(below, f"{prefix}{name}.") if key not in keys)
+    return keys
+
+
+def _where(loc: Sequence[int | str], layers: Sequence[Layer]) -> str:
+    """Which file and line, or the command line, set the key."""
+    if not loc:
+        return ""
+    for layer in reversed(layers):
+        node: Any = OmegaConf.to_container(layer.values)
+        for part in loc:
+            try:
+                node = node[part if isinstance(node, list) else str(part)]
+            except (KeyError, IndexError, TypeError):
+                break
+        else:
+            return f"{layer.path}:{_line(layer.path, loc)}: " if layer.path else "command line: "
+    return ""
+
+
+def _line(path: Path, loc: Sequence[int | str]) -> int:
+    node = yaml.compose(path.read_text())
+    line = node.start_mark.line
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+    return line + 1
