@@ -10,11 +10,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -107,11 +109,25 @@ class EveryN(Section):
 
 
 def _parse_layers(value: Any) -> Any:
+    """`every: 2` and `every=2` on a command line mean {every: 2}."""
     if isinstance(value, str) and value.startswith("every"):
-        value = {"every": value.removeprefix("every").lstrip(" :=")}
-    if value == "all" or isinstance(value, (list, dict, EveryN)):
-        return value
-    raise ValueError("expected all, {every: n}, or a list of layers such as [1, 4, 8]")
+        return {"every": value.removeprefix("every").lstrip(" :=")}
+    return value
+
+
+def _layers_form(value: Any) -> str:
+    if isinstance(value, (dict, EveryN)):
+        return "every"
+    return "list" if isinstance(value, list) else "all"
+
+
+LayerChoice = Annotated[
+    Annotated[Literal["all"], Tag("all")]
+    | Annotated[EveryN, Tag("every")]
+    | Annotated[list[PositiveInt], Field(min_length=1), Tag("list")],
+    Discriminator(_layers_form),
+    BeforeValidator(_parse_layers),
+]
 
 
 class DistillConfig(Section):
@@ -119,7 +135,7 @@ class DistillConfig(Section):
 
     alpha: NonNegativeFloat = Field(1.0, description="final weight of the hidden layers' loss (Eq. 4)")
     beta: NonNegativeFloat = Field(1.0, description="weight of the predictors' own loss (Eq. 6); needs a predictor")
-    layers: Annotated[Literal["all"] | EveryN | list[PositiveInt], BeforeValidator(_parse_layers)] = Field(
+    layers: LayerChoice = Field(
         "all", description="all, {every: n} counted back from the last, or a list such as [1, 4, 8]"
     )
     anneal: Literal["cosine", "none"] = Field("cosine", description="how alpha rises from 0 over the run")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def feature_std(features: Tensor) -> float:
-    """Mean deviation of L2-normalised features (N, D), times √D: 1 is spread evenly, 0 collapsed (SimSiam, Sec. 4.1)."""
+    """Mean deviation of L2-normalised features (N, D), times √D: 1 is even, 0 collapsed (SimSiam, Sec. 4.1)."""
     x = F.normalize(features.float(), dim=1)
     return (x.std(dim=0).mean() * x.shape[1] ** 0.5).item()
 

@@ -153,8 +153,8 @@ def _nearest(key: str, valid: Sequence[str]) -> str:
     near = difflib.get_close_matches(leaf, valid, n=1)
     if near:
         return f"did you mean {prefix + '.' if prefix else ''}{near[0]}?"
-    elsewhere = [path for path in _schema_keys(RunConfig) if path.rpartition(".")[2] == leaf and path != key]
-    if elsewhere:
+    elsewhere = [path for path in _schema_keys(RunConfig) if path.rpartition(".")[2] == leaf]
+    if elsewhere and key not in elsewhere:  # a key of another framework is none of this one's
         return f"did you mean {elsewhere[0]}?"
     return f"valid here: {', '.join(valid)}" if valid else "nothing can be set below it"
 
@@ -172,6 +172,9 @@ def _walk_schema(raw: Sequence[int | str]) -> tuple[list[str], list[int | str]]:
     for part in raw:
         if isinstance(part, int):
             loc.append(part)
+            continue
+        if part in ("every", "all", "list") and loc[-1:] == ["layers"] and "every" not in valid:
+            valid = ["every"]
             continue
         owner = next((model for model in models if part in model.model_fields), None)
         tagged = [m for m in models if any(part in get_args(f.annotation) for f in m.model_fields.values())]
