@@ -1,0 +1,73 @@
+"""A run's checkpoints: written atomically, the newest few and the best kept, the newest readable one found."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ssl_core.config import CheckpointConfig, RunConfig
+
+
+class CheckpointStore:
+    """The folder `checkpoints/` of a run: one file an epoch, `epoch_0012.pt`."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig):
+        self.folder, self.config = folder, config
+
+    def paths(self) -> list[Path]:
+        """All checkpoints, oldest first."""
+        return sorted(self.folder.glob("epoch_*.pt"))
+
+    def save(self, state: dict[str, Any]) -> Path:
+        """Write `state`, then remove what is neither among the newest `keep` nor the best."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(state["epoch"])
+        write_atomically(path, lambda file: torch.save(state, file))
+        keep = {*self.paths()[-self.config.keep :], self._path(self.best_epoch(state["history"]))}
+        for old in set(self.paths()) - keep:
+            old.unlink()
+        return path
+
+    def load_latest(self, on_broken: Callable[[str], None]) -> dict[str, Any] | None:
+        """The state of the newest readable checkpoint, or None; `on_broken` is told of those that are not."""
+        for path in reversed(self.paths()):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # whatever a damaged file raises, the one before it may be whole
+                on_broken(f"{path} cannot be read ({type(error).__name__}); using the checkpoint before it")
+        return None
+
+    def best_epoch(self, history: list[dict[str, float]]) -> int:
+        """The checkpointed epoch whose `checkpoint.best` metric is highest; −1 if it was never measured."""
+        name, every = self.config.best, self.config.every_epochs
+        measured = [r for r in history if name in r and r["epoch"] > 0 and r["epoch"] % every == 0]
+        return int(max(measured, key=lambda record: record[name])["epoch"]) if measured else -1
+
+    def _path(self, epoch: int) -> Path:
+        return self.folder / f"epoch_{epoch:04d}.pt"
+
+
+def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
+    """Let `write` fill a file beside `path`, then put it in place: readers see the old file or the whole new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_encoder(model: nn.Module, config: RunConfig, path: Path) -> None:
+    """The encoder in timm's names; the file's metadata says how to build it."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(weights, partial, metadata={"backbone": json.dumps(config.backbone.model_dump(mode="json"))})
+    os.replace(partial, path)

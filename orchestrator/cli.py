@@ -1,0 +1,204 @@
+"""The command line: `strata pretrain | recipes | show | ui | doctor`.
+
+Exit status 0: done; 1: the work failed; 2: the input is wrong. Heavy imports wait until work starts,
+so that `strata --help` answers at once.
+"""
+
+import os
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+STARTED = time.time()
+DEFAULT_RECIPE = "demo"
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Pretrain vision encoders without labels, on this machine or on a Ray cluster.\n\n"
+    "`strata pretrain` alone runs a demonstration that takes two minutes; `strata pretrain small-sd-mocov3 "
+    "data.train=FOLDER` trains on your own images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console()
+errors = Console(stderr=True)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE] [KEY=VALUE]…",
+        help="A bundled recipe's name or a YAML file, then keys to set: `optim.epochs=20 data.train=FOLDER`.",
+        show_default=False,
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def pretrain(
+    words: Words = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The run's folder.  [default: strata-runs/NAME-TIME]", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder, from its newest checkpoint.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Train one encoder. Without a recipe: `demo`, on bundled handwritten digits."""
+    from orchestrator.pretrain import new_run, resumed_run, show_summary
+    from orchestrator.pretrain import pretrain as run_pretraining
+    from ssl_core import recipes
+    from ssl_core.errors import InputError
+
+    recipe, overrides = _split(words)
+    if resume is not None:
+        if recipe is not None or output is not None:
+            raise InputError("--resume: takes no recipe and no --output; the folder has its own config.yaml")
+        run = resumed_run(resume, overrides)
+    else:
+        run = new_run(recipes.load(recipe or DEFAULT_RECIPE, overrides), output)
+    distill = f" + hidden self-distillation (α {run.config.distill.alpha:g})" if run.config.distill else ""
+    console.print(
+        f"[bold]{run.config.name}[/bold]: {run.config.framework.name}{distill}, {run.config.backbone.name} "
+        f"at {run.config.backbone.image_size} px, {run.config.optim.epochs} epochs → {run.output}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
+        summary = run_pretraining(run, console, STARTED)
+    except KeyboardInterrupt:
+        if (run.output / "checkpoints").exists():
+            console.print(f"stopped; go on with: [bold]strata pretrain --resume {run.output}[/bold]", soft_wrap=True)
+        else:
+            console.print("stopped before the first checkpoint")
+        raise
+    show_summary(summary, run.output, console)
+
+
+@app.command()
+def recipes(debug: Debug = False) -> None:
+    """List the bundled recipes."""
+    from ssl_core import recipes
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name in recipes.names():
+        table.add_row(f"[bold]{name}[/bold]", recipes.title(name))
+    console.print(table, highlight=False)
+    console.print("\n`strata show RECIPE` shows one; `strata pretrain RECIPE data.train=FOLDER` runs it.")
+
+
+@app.command()
+def show(words: Words = None, debug: Debug = False) -> None:
+    """Show a recipe's resolved configuration; what differs from the defaults is marked with *."""
+    from ssl_core import recipes
+    from ssl_core.config import RunConfig
+    from ssl_core.errors import InputError
+
+    recipe, overrides = _split(words)
+    try:
+        config = recipes.load(recipe or DEFAULT_RECIPE, overrides)
+    except InputError as error:
+        if not str(error).startswith("data.train: missing") or "\n" in str(error):
+            raise
+        config = recipes.load(recipe or DEFAULT_RECIPE, [*overrides, "data.train=FOLDER"])
+    given = {"data": {"train": config.data.train}, "framework": {"name": config.framework.name}}
+    if config.distill is not None:
+        given["distill"] = {}
+    defaults = recipes.flatten(RunConfig.model_validate(given))
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "key", "value", "default"):
+        table.add_column(title)
+    for key, value in recipes.flatten(config).items():
+        changed = defaults.get(key) != value
+        row = (f"[bold]{key}[/bold]", f"[bold]{value}[/bold]") if changed else (key, str(value))
+        table.add_row("*" if changed else "", *row, str(defaults.get(key, "")) if changed else "")
+    console.print(table, highlight=False)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    uri: Annotated[str | None, typer.Option(help="MLflow store.  [default: the one in use]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Open the MLflow page on the store in use: runs, figures by epoch, pictures."""
+    from orchestrator.tracking import store_uri
+    from ssl_core.errors import InputError
+
+    uri = uri or store_uri()
+    if uri.startswith("http"):
+        console.print(f"the tracking server is at {uri}")
+        return
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise InputError(f"no MLflow store at {uri} yet: run `strata pretrain` here first, or give --uri")
+    console.print(f"MLflow on {uri}: [bold]http://127.0.0.1:{port}[/bold] (Ctrl-C ends it)", soft_wrap=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    status = subprocess.run([*command, "--port", str(port), "--workers", "1"], env=os.environ, check=False).returncode
+    if status > 0:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(debug: Debug = False) -> None:
+    """Say what this machine can run, and what is missing."""
+    from orchestrator.doctor import examine
+
+    if not examine(console):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The `strata` program."""
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        errors.print(f"[red]error:[/red] {_message(error)}", highlight=False, soft_wrap=True)
+        sys.exit(_status(error))
+
+
+def _split(words: list[str] | None) -> tuple[str | None, list[str]]:
+    """The recipe, if there is one, and the KEY=VALUE words."""
+    from ssl_core.errors import InputError
+
+    names = [word for word in words or [] if "=" not in word]
+    if len(names) > 1:
+        raise InputError(f"one recipe at a time, got {', '.join(names)}; keys are set as KEY=VALUE")
+    return (names[0] if names else None), [word for word in words or [] if "=" in word]
+
+
+def _message(error: Exception) -> str:
+    from rich.markup import escape
+
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    hint = "" if _is_expected(error) else f"\n({type(error).__name__}; --debug shows the traceback)"
+    return escape(f"{text}{hint}")
+
+
+def _is_expected(error: Exception) -> bool:
+    from orchestrator.pretrain import WorkFailed
+    from ssl_core.errors import InputError
+
+    return isinstance(error, (InputError, WorkFailed)) or hasattr(error, "format_message")
+
+
+def _status(error: Exception) -> int:
+    from ssl_core.errors import InputError
+
+    return 2 if isinstance(error, InputError) or hasattr(error, "format_message") else 1

@@ -1,0 +1,79 @@
+"""Which Ray cluster the run is on, and whether it fits."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ssl_core.config import ScalingConfig
+from ssl_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class WorkerShare:
+    """What one worker gets."""
+
+    cpus: int
+    gpus: float
+
+
+def quiet() -> None:
+    """Ray tells its story in its log files; our terminal is for the run."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="ray")
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect to the cluster that `RAY_ADDRESS` names, else start one on this machine; leave it as it was found."""
+    quiet()
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+        except (ConnectionError, RuntimeError) as error:
+            address = os.environ.get("RAY_ADDRESS")
+            raise InputError(f"Ray: cannot connect to RAY_ADDRESS={address}: {error}") from error
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def worker_share(scaling: ScalingConfig) -> WorkerShare:
+    """CPUs and GPUs of each worker on the connected cluster.
+
+    Raises:
+        InputError: the cluster cannot hold the workers.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    total_cpus = sum(node.get("CPU", 0) for node in nodes)
+    total_gpus = sum(node.get("GPU", 0) for node in nodes)
+    gpus = scaling.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if total_gpus else 0.0
+    cpus = scaling.cpus_per_worker
+    if cpus is None:
+        largest = max((int(node.get("CPU", 0)) for node in nodes), default=0)
+        cpus = max(1, min(int(total_cpus // scaling.workers), largest))
+    fits = sum(
+        int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else float("inf"))) for node in nodes
+    )
+    if fits < scaling.workers:
+        need = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        raise InputError(
+            f"scaling.workers: {scaling.workers} workers of {need} each do not fit: the cluster's {len(nodes)} node(s) "
+            f"with {total_cpus:g} CPUs and {total_gpus:g} GPUs hold {fits}"
+        )
+    return WorkerShare(cpus, gpus)

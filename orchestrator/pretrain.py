@@ -1,0 +1,327 @@
+"""From a configuration to a finished run: checks, Ray Train, what is shown, what is left behind."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.checkpoints import write_atomically
+from orchestrator.display import RunDisplay, duration, layer_table
+from orchestrator.tracking import RUNS, Tracker
+from ssl_core import recipes
+from ssl_core.config import RunConfig
+from ssl_core.errors import DataError, InputError, TrainingDiverged
+
+POLL = 0.2  # seconds between looks into the mailbox
+PACKAGES = ("strata-ssl", "torch", "torchvision", "timm", "ray", "mlflow", "pyarrow", "numpy", "pillow")
+
+
+class WorkFailed(RuntimeError):
+    """The run started and did not end well; what was done so far is kept."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what it is about."""
+
+    config: RunConfig
+    output: Path
+    resumed: bool
+
+
+def new_run(config: RunConfig, output: Path | None) -> Run:
+    """A run in a folder of its own: `output`, or strata-runs/NAME-TIME."""
+    if output is None:
+        output = RUNS / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    output = output.absolute()
+    if output.exists() and any(output.iterdir()):
+        raise InputError(f"--output: {output} is not empty; choose another, or go on with --resume {output}")
+    return Run(_absolute_paths(config), output, resumed=False)
+
+
+def resumed_run(output: Path, overrides: list[str]) -> Run:
+    """The run whose folder is `output`, to go on from its newest checkpoint."""
+    file = output.absolute() / "config.yaml"
+    if not file.is_file():
+        raise InputError(f"--resume: {output} is no run's folder (it has no config.yaml)")
+    return Run(_absolute_paths(recipes.load(file, overrides)), output.absolute(), resumed=True)
+
+
+def check(config: RunConfig) -> None:
+    """Everything that can be known to fail before Ray starts.
+
+    Raises:
+        InputError: data, backbone, layers or sizes that cannot work.
+    """
+    from ssl_core.data.sources import open_images
+
+    images = open_images(config.data)
+
+    import torch
+
+    from ssl_core import methods
+    from ssl_core.loop import check_sizes
+
+    check_sizes(config, images)
+    with torch.device("meta"):  # shapes only
+        methods.build(config)
+
+
+def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
+    """Train `run` to its end; returns the summary, which also lies in its folder.
+
+    Args:
+        started: when the command began (time.time()), for the start-up time.
+
+    Raises:
+        InputError: something in the configuration cannot work; nothing was started.
+        WorkFailed: training failed; checkpoints and figures up to then are kept.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; `--resume` goes on.
+    """
+    check(run.config)
+    from orchestrator import cluster
+
+    run.output.mkdir(parents=True, exist_ok=True)
+    config_file = run.output / "config.yaml"
+    write_atomically(config_file, lambda file: file.write(recipes.dump(run.config).encode()))
+    with cluster.connected():
+        share = cluster.worker_share(run.config.scaling)
+        tags = {"git_revision": git_revision(), **{f"version.{name}": v for name, v in versions().items()}}
+        tracker = Tracker(run.config, run.output, tags, console.print)
+        tracker.log_files([(config_file, None)])
+        recorder = _Recorder(run, tracker, console, started)
+        try:
+            with _interruptible(), recorder.display:
+                _train(run, share, recorder)
+        except KeyboardInterrupt:
+            recorder.close("KILLED")
+            raise
+        except BaseException:
+            recorder.close("FAILED")
+            raise
+        return recorder.close("FINISHED")
+
+
+def _train(run: Run, share: Any, recorder: "_Recorder") -> None:
+    """Run Ray Train in a thread of its own, while this one takes the workers' messages."""
+    import ray
+    from ray.train import RunConfig as TrainRunConfig
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from orchestrator.worker import Mailbox, train_worker
+
+    mailbox = Mailbox.remote()
+    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    # Threads that wait for others should not eat the loader's CPU: GNU OpenMP spins for long by default.
+    env = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": run.config.model_dump(mode="json"),
+            "output": str(run.output),
+            "mailbox": mailbox,
+            "threads": share.cpus,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=run.config.scaling.workers, use_gpu=share.gpus > 0, resources_per_worker=resources
+        ),
+        run_config=TrainRunConfig(name="ray-train", storage_path=str(run.output), worker_runtime_env={"env_vars": env}),
+    )
+    outcome: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL)
+        recorder.take(ray.get(mailbox.take.remote()))
+    recorder.take(ray.get(mailbox.take.remote()))
+    if outcome:
+        raise _explain(outcome[0], run)
+
+
+def _explain(error: BaseException, run: Run) -> BaseException:
+    """What went wrong in the workers, without Ray's wrapping."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    causes = [getattr(failure, "cause", None) or failure for failure in failures]
+    known = next((c for c in causes if isinstance(c, (InputError, DataError, TrainingDiverged))), None)
+    if isinstance(known, InputError):
+        return known
+    checkpoints = sorted((run.output / "checkpoints").glob("epoch_*.pt"))
+    last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+    failed = WorkFailed(f"{known or causes[0]}\n{last}")
+    failed.__cause__ = known or causes[0]
+    return failed
+
+
+class _Recorder:
+    """Takes the workers' messages: shows them, writes them down, hands them to MLflow."""
+
+    def __init__(self, run: Run, tracker: Tracker, console: Console, started: float):
+        self.run, self.tracker, self.console, self.started = run, tracker, console, started
+        self.history: list[dict[str, float]] = []
+        self.about: dict[str, Any] = {}
+        self.startup_seconds: float | None = None
+        columns = ["epoch", "loss", "loss/last", "knn/last", "knn/best", "rankme/last", "images_per_second"]
+        if run.config.distill is not None:
+            columns += ["loss/hidden", "loss/predictor", "alpha"]
+        self.display = RunDisplay(console, run.config.optim.epochs, columns)
+        self._metrics = run.output / "metrics.jsonl"
+
+    def take(self, messages: list[tuple[str, Any]]) -> None:
+        for kind, content in messages:
+            getattr(self, f"_on_{kind}")(content)
+
+    def _on_start(self, content: dict[str, Any]) -> None:
+        self.history = content.pop("history")
+        self.about = content
+        # The checkpoint knows what was done; epochs after it will be done again.
+        lines = "".join(json.dumps(record) + "\n" for record in self.history)
+        write_atomically(self._metrics, lambda file: file.write(lines.encode()))
+        for record in self.history:
+            self.tracker.log(record)
+        self.display.start(self.history)
+        done = f", going on after epoch {self.history[-1]['epoch']:.0f}" if self.history else ""
+        self.console.print(
+            f"training on {content['device']}, {self.run.config.scaling.workers} worker(s); "
+            f"encoder {content['encoder'] / 1e6:.2f} M parameters, {content['steps']} steps an epoch{done}"
+        )
+
+    def _on_step(self, content: dict[str, Any]) -> None:
+        if self.startup_seconds is None:
+            self.startup_seconds = content["time"] - self.started
+        self.display.step(content["epoch"], content["step"], content["steps"], content["images_per_second"])
+
+    def _on_epoch(self, record: dict[str, float]) -> None:
+        self.history.append(record)
+        with open(self._metrics, "a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.display.epoch(record)
+        self.tracker.log(record)
+
+    def _on_warning(self, message: str) -> None:
+        self.console.print(f"[yellow]warning:[/yellow] {message}", highlight=False)
+
+    def close(self, status: str) -> dict[str, Any]:
+        """Write the summary and the pictures, and end the MLflow run."""
+        from orchestrator.report import draw_plots
+
+        summary = self._summary(status)
+        write_atomically(
+            self.run.output / "summary.json", lambda file: file.write(json.dumps(summary, indent=2).encode())
+        )
+        files: list[tuple[Path, str | None]] = [(self.run.output / "summary.json", None)]
+        if status != "KILLED":  # a stop should be quick; what is resumed draws them at its end
+            files += [(path, "plots") for path in draw_plots(self.history, self.run.output / "plots")]
+        if status == "FINISHED":
+            files.append((self.run.output / "model.safetensors", None))
+        self.tracker.log_files(files)
+        self.tracker.finish(status, {"device": self.about.get("device", "")})
+        return summary
+
+    def _summary(self, status: str) -> dict[str, Any]:
+        trained = [record for record in self.history if "loss" in record]
+        return {
+            "name": self.run.config.name,
+            "status": status,
+            "epochs": int(self.history[-1]["epoch"]) if self.history else 0,
+            "seconds": time.time() - self.started,
+            "startup_seconds": self.startup_seconds,
+            "images_per_second": max((record["images_per_second"] for record in trained), default=None),
+            "data_wait": trained[-1]["data_wait"] if trained else None,
+            "broken_images": int(self.history[-1]["broken_images"]) if self.history else 0,
+            "before": self.history[0] if self.history else {},
+            "after": self.history[-1] if trained else {},
+            **self.about,
+            "workers": self.run.config.scaling.workers,
+            "versions": versions(),
+            "git_revision": git_revision(),
+            "mlflow": {"uri": self.tracker.uri, "run_id": self.tracker.run_id},
+        }
+
+
+def show_summary(summary: dict[str, Any], output: Path, console: Console) -> None:
+    """The end of a run: what became of every layer, where things lie, what to do next."""
+    if summary["after"]:
+        console.print()
+        console.print(layer_table(summary["before"], summary["after"]))
+    before, after = summary["before"], summary["after"]
+    if "knn/last" in after:
+        console.print(
+            f"k-NN accuracy: last layer {before['knn/last']:.1%} → {after['knn/last']:.1%}, "
+            f"best layer {before['knn/best']:.1%} → {after['knn/best']:.1%}"
+        )
+    if summary["broken_images"]:
+        console.print(f"{summary['broken_images']} images could not be decoded")
+    took = f"{duration(summary['seconds'])} in all, {duration(summary['startup_seconds'] or 0)} of it to the first step"
+    console.print(f"{took}, {summary['images_per_second'] or 0:.0f} images/s", highlight=False)
+    for what, path in (("weights", "model.safetensors"), ("figures", "metrics.jsonl"), ("pictures", "plots")):
+        console.print(f"{what:<9} {output / path}", highlight=False, soft_wrap=True)
+    console.print("look at it: [bold]strata ui[/bold]")
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str:
+    """The revision of the working directory, with `+` if files were changed; empty outside a repository."""
+    try:
+        command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _absolute_paths(config: RunConfig) -> RunConfig:
+    """Workers and later readers of `config.yaml` may run elsewhere: `data` paths become absolute."""
+
+    def absolute(path: str) -> str:
+        return path if path.startswith("bundled:") else str(Path(path).expanduser().absolute())
+
+    def each(paths: str | list[str] | None) -> str | list[str] | None:
+        if paths is None:
+            return None
+        return absolute(paths) if isinstance(paths, str) else [absolute(path) for path in paths]
+
+    data = config.data.model_copy(update={"train": each(config.data.train), "val": each(config.data.val)})
+    return config.model_copy(update={"data": data})
+
+
+class _interruptible:
+    """SIGTERM stops a run as Ctrl-C does."""
+
+    def __enter__(self) -> None:
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,97 @@
+"""What one Ray Train worker does: open the images, go on from the newest checkpoint, train, report."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from orchestrator.checkpoints import CheckpointStore, save_encoder
+from ssl_core.config import RunConfig
+from ssl_core.data.sources import open_images
+from ssl_core.loop import Pretraining, Record
+
+STEP_INTERVAL = 0.5  # seconds between two messages about steps
+
+
+@ray.remote(num_cpus=0)
+class Mailbox:
+    """Messages from rank 0 to the driver, in order. Owned by the driver: it goes when the driver goes."""
+
+    def __init__(self) -> None:
+        self._messages: list[tuple[str, Any]] = []
+
+    def put(self, kind: str, content: Any) -> None:
+        self._messages.append((kind, content))
+
+    def take(self) -> list[tuple[str, Any]]:
+        messages, self._messages = self._messages, []
+        return messages
+
+
+class WorkerReporter:
+    """Tells the driver (rank 0 only) and Ray Train (every rank), and keeps checkpoints (rank 0)."""
+
+    def __init__(self, mailbox: Any, store: CheckpointStore, epochs: int):
+        self.mailbox, self.store, self.epochs = mailbox, store, epochs
+        self.rank = ray.train.get_context().get_world_rank()
+        self._last_step = 0.0
+
+    def tell(self, kind: str, content: Any, wait: bool = True) -> None:
+        reference = self.mailbox.put.remote(kind, content)
+        if wait:
+            ray.get(reference)
+
+    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
+        now = time.time()
+        if now - self._last_step < STEP_INTERVAL and step != steps:
+            return
+        self._last_step = now
+        content = {"epoch": epoch, "step": step, "steps": steps, "images_per_second": images_per_second, "time": now}
+        self.tell("step", content, wait=False)
+
+    def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
+        epoch = int(record["epoch"])
+        # The checkpoint holds the record: once it is written, a restart neither loses nor repeats the epoch.
+        if self.rank == 0:
+            if epoch and (epoch % self.store.config.every_epochs == 0 or epoch == self.epochs):
+                self.store.save(state())
+            self.tell("epoch", record)
+        ray.train.report(record)
+
+    def on_warning(self, message: str) -> None:
+        self.tell("warning", message)
+
+
+def train_worker(job: dict[str, Any]) -> None:
+    """The function that every Ray Train worker runs.
+
+    Args:
+        job: `config` (a resolved configuration as a dict), `output` (the run's folder), `mailbox`, `threads`.
+    """
+    torch.set_num_threads(job["threads"])
+    config = RunConfig.model_validate(job["config"])
+    output = Path(job["output"])
+    images = open_images(config.data)
+    device = ray.train.torch.get_device()
+    run = Pretraining(config, images, device)
+    store = CheckpointStore(output / "checkpoints", config.checkpoint)
+    reporter = WorkerReporter(job["mailbox"], store, config.optim.epochs)
+    state = store.load_latest(reporter.on_warning if reporter.rank == 0 else lambda _: None)
+    if state is not None:
+        run.load_state_dict(state)
+    if reporter.rank == 0:
+        trained = sum(p.numel() for p in run.method.parameters() if p.requires_grad)
+        encoder = sum(p.numel() for p in run.method.encoder.parameters())
+        name = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
+        )
+        about = {"device": name, "loaders": run.loaders, "trained": trained, "encoder": encoder}
+        reporter.tell("start", {"history": run.history, "steps": run.steps_per_epoch, **about})
+    run.run(reporter)
+    if reporter.rank == 0:
+        save_encoder(run.method.encoder.model, config, output / "model.safetensors")
