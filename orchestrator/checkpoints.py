@@ -1,15 +1,15 @@
 """A run's checkpoints: written atomically, the newest few and the best kept, the newest readable one found."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
+from orchestrator.files import write_atomically
 from ssl_core.config import CheckpointConfig, RunConfig
 
 
@@ -52,22 +52,8 @@ class CheckpointStore:
         return self.folder / f"epoch_{epoch:04d}.pt"
 
 
-def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place: readers see the old file or the whole new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def save_encoder(model: nn.Module, config: RunConfig, path: Path) -> None:
     """The encoder in timm's names; the file's metadata says how to build it."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(weights, partial, metadata={"backbone": json.dumps(config.backbone.model_dump(mode="json"))})
-    os.replace(partial, path)
+    metadata = {"backbone": json.dumps(config.backbone.model_dump(mode="json"))}
+    write_atomically(path, lambda file: file.write(save(weights, metadata)))

@@ -18,7 +18,6 @@ from rich.table import Table
 
 STARTED = time.time()
 DEFAULT_RECIPE = "demo"
-INTERRUPTED = 130
 
 app = typer.Typer(
     help="Pretrain vision encoders without labels, on this machine or on a Ray cluster.\n\n"
@@ -161,11 +160,9 @@ def main() -> None:
     """The `strata` program."""
     debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
+        sys.exit(app(standalone_mode=False))  # the status of a typer.Exit; 130 for Ctrl-C
+    except typer.Abort:
+        sys.exit(1)
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -15,14 +15,15 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.checkpoints import write_atomically
 from orchestrator.display import RunDisplay, duration, layer_table
+from orchestrator.files import write_atomically
 from orchestrator.tracking import RUNS, Tracker
 from ssl_core import recipes
 from ssl_core.config import RunConfig
 from ssl_core.errors import DataError, InputError, TrainingDiverged
 
 POLL = 0.2  # seconds between looks into the mailbox
+STOP_TIMEOUT = 5.0  # seconds that workers get to end by themselves
 PACKAGES = ("strata-ssl", "torch", "torchvision", "timm", "ray", "mlflow", "pyarrow", "numpy", "pillow")
 
 
@@ -94,22 +95,22 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     run.output.mkdir(parents=True, exist_ok=True)
     config_file = run.output / "config.yaml"
     write_atomically(config_file, lambda file: file.write(recipes.dump(run.config).encode()))
-    with cluster.connected():
-        share = cluster.worker_share(run.config.scaling)
-        tags = {"git_revision": git_revision(), **{f"version.{name}": v for name, v in versions().items()}}
-        tracker = Tracker(run.config, run.output, tags, console.print)
-        tracker.log_files([(config_file, None)])
-        recorder = _Recorder(run, tracker, console, started)
-        try:
-            with _interruptible(), recorder.display:
+    tags = {"git_revision": git_revision(), **{f"version.{name}": v for name, v in versions().items()}}
+    tracker = Tracker(run.config, run.output, tags, console.print)
+    tracker.log_files([(config_file, None)])
+    recorder = _Recorder(run, tracker, console, started)
+    try:
+        with _interruptible(), cluster.connected():
+            share = cluster.worker_share(run.config.scaling)
+            with recorder.display:
                 _train(run, share, recorder)
-        except KeyboardInterrupt:
-            recorder.close("KILLED")
-            raise
-        except BaseException:
-            recorder.close("FAILED")
-            raise
-        return recorder.close("FINISHED")
+    except KeyboardInterrupt:
+        recorder.close("KILLED")
+        raise
+    except BaseException:
+        recorder.close("FAILED")
+        raise
+    return recorder.close("FINISHED")
 
 
 def _train(run: Run, share: Any, recorder: "_Recorder") -> None:
@@ -148,9 +149,15 @@ def _train(run: Run, share: Any, recorder: "_Recorder") -> None:
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(POLL)
-        recorder.take(ray.get(mailbox.take.remote()))
+    try:
+        while thread.is_alive():
+            thread.join(POLL)
+            recorder.take(ray.get(mailbox.take.remote()))
+    except BaseException:
+        mailbox.stop.remote()
+        thread.join(STOP_TIMEOUT)
+        ray.kill(mailbox)
+        raise
     recorder.take(ray.get(mailbox.take.remote()))
     if outcome:
         raise _explain(outcome[0], run)

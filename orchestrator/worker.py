@@ -20,17 +20,30 @@ STEP_INTERVAL = 0.5  # seconds between two messages about steps
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Messages from rank 0 to the driver, in order. Owned by the driver: it goes when the driver goes."""
+    """Messages from rank 0 to the driver, in order, and the driver's wish to stop.
+
+    Owned by the driver: it goes when the driver goes.
+    """
 
     def __init__(self) -> None:
         self._messages: list[tuple[str, Any]] = []
+        self._stopped = False
 
-    def put(self, kind: str, content: Any) -> None:
+    def put(self, kind: str, content: Any) -> bool:
+        """Leave a message; whether to stop."""
         self._messages.append((kind, content))
+        return self._stopped
 
     def take(self) -> list[tuple[str, Any]]:
         messages, self._messages = self._messages, []
         return messages
+
+    def stop(self) -> None:
+        self._stopped = True
+
+
+class Stopped(RuntimeError):
+    """The driver asked the workers to stop, or is gone."""
 
 
 class WorkerReporter:
@@ -41,10 +54,18 @@ class WorkerReporter:
         self.rank = ray.train.get_context().get_world_rank()
         self._last_step = 0.0
 
-    def tell(self, kind: str, content: Any, wait: bool = True) -> None:
-        reference = self.mailbox.put.remote(kind, content)
-        if wait:
-            ray.get(reference)
+    def tell(self, kind: str, content: Any) -> None:
+        """Leave a message with the driver.
+
+        Raises:
+            Stopped: it wants no more. Ray Train then ends the whole group.
+        """
+        try:
+            stopped = ray.get(self.mailbox.put.remote(kind, content))
+        except ray.exceptions.RayActorError as error:
+            raise Stopped("the driver is gone") from error
+        if stopped:
+            raise Stopped("the driver asked to stop")
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
         now = time.time()
@@ -52,7 +73,7 @@ class WorkerReporter:
             return
         self._last_step = now
         content = {"epoch": epoch, "step": step, "steps": steps, "images_per_second": images_per_second, "time": now}
-        self.tell("step", content, wait=False)
+        self.tell("step", content)
 
     def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
         epoch = int(record["epoch"])

@@ -1,0 +1,66 @@
+"""One Ray instance for the session, small image folders, and runs that take seconds."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = [
+    "optim.epochs=2",
+    "optim.batch_size=16",
+    "optim.warmup_epochs=0",
+    "backbone.kwargs.embed_dim=32",
+    "backbone.kwargs.depth=2",
+    "framework.hidden_dim=32",
+    "framework.output_dim=16",
+    "data.workers=0",
+]
+"""Overrides that turn a small recipe into one of seconds."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every test's MLflow runs go to one store of the session, not to the user's."""
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A Ray instance that all in-process runs share."""
+    from orchestrator.cluster import connected
+
+    with connected():
+        yield
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train/` and `val/`: 96 and 32 PNG images in two class folders, stripes across or down."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 48), ("val", 16)):
+        for label in ("across", "down"):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                wave = np.sin(np.arange(32) / generator.uniform(0.5, 2.0)) * 100 + 128
+                pixels = np.tile(wave, (32, 1)) + generator.normal(0, 10, (32, 32))
+                pixels = pixels if label == "across" else pixels.T
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def strata(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run the `strata` program in a folder of its own."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "orchestrator", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+
+    return run

@@ -1,0 +1,107 @@
+"""Runs that are stopped or killed, and end with the weights of one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from orchestrator.checkpoints import CheckpointStore
+from orchestrator.pretrain import new_run, pretrain, resumed_run
+from ssl_core import recipes
+from ssl_core.config import CheckpointConfig
+from tests.orchestrator.conftest import TINY
+
+EPOCHS = 4
+
+
+def _overrides(folders: Path, workers: int) -> list[str]:
+    data = [f"data.train={folders / 'train'}", f"data.val={folders / 'val'}"]
+    return [*TINY, *data, f"optim.epochs={EPOCHS}", f"scaling.workers={workers}", "scaling.cpus_per_worker=1"]
+
+
+def _wait_for_epoch(output: Path, epoch: int, process: subprocess.Popen) -> None:
+    file = output / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (file.exists() and len(file.read_text().splitlines()) > epoch):
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.02)
+
+
+def _processes_of(session_id: int) -> list[str]:
+    """Processes of this session that still run, but for Ray's two agents: they notice a killed driver a minute later."""
+    listed = subprocess.run(["ps", "-eo", "sess=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    running = [line.split(maxsplit=2) for line in listed.splitlines()]
+    return [
+        args
+        for session, state, args in running
+        if session == str(session_id) and "Z" not in state and "Agent" not in args
+    ]
+
+
+@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGKILL)])
+def test_an_interrupted_run_ends_bit_equal(ray_session, folders, tmp_path: Path, workers: int, number) -> None:
+    quiet = Console(quiet=True)
+    config = recipes.load("small-sd-mocov3", _overrides(folders, workers))
+    whole = new_run(config, tmp_path / "whole")
+    pretrain(whole, quiet, started=0.0)
+
+    output = tmp_path / "broken"
+    command = [sys.executable, "-m", "orchestrator", "pretrain", "small-sd-mocov3", *_overrides(folders, workers)]
+    process = subprocess.Popen(
+        [*command, "--output", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "RAY_ADDRESS": "local"},
+    )
+    _wait_for_epoch(output, 2, process)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), printed
+    if number == signal.SIGINT:
+        assert f"strata pretrain --resume {output}" in printed
+    deadline = time.monotonic() + 30
+    while _processes_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _processes_of(process.pid) == []
+    assert not (output / "model.safetensors").exists()
+
+    summary = pretrain(resumed_run(output, []), quiet, started=0.0)
+    assert (output / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+    client = MlflowClient(summary["mlflow"]["uri"])
+    run = client.get_run(summary["mlflow"]["run_id"])
+    assert run.info.status == "FINISHED"
+    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")]
+    assert steps == list(range(1, EPOCHS + 1))
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == EPOCHS + 1
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, CheckpointConfig(keep=3))
+    for epoch in (1, 2):
+        store.save({"epoch": epoch, "history": []})
+    newest = store.paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    told: list[str] = []
+    assert store.load_latest(told.append)["epoch"] == 1
+    assert newest.name in told[0]
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, CheckpointConfig(keep=2))
+    history: list[dict[str, float]] = []
+    for epoch, accuracy in enumerate([0.1, 0.2, 0.9, 0.3, 0.4, 0.5]):
+        history.append({"epoch": float(epoch), "knn/last": accuracy})
+        if epoch:
+            store.save({"epoch": epoch, "history": history})
+    assert [path.stem for path in store.paths()] == ["epoch_0002", "epoch_0004", "epoch_0005"]
+    assert not list(tmp_path.glob("*.partial"))
