@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import timm
 import torch
 from timm.layers import build_sincos2d_pos_embed
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ssl_core.config import BackboneConfig
@@ -72,22 +73,38 @@ class Backbone(nn.Module):
         if not self.is_vit:
             maps = self.model.forward_intermediates(images, indices=indices, intermediates_only=True, stop_early=True)
             return [x.mean(dim=(2, 3)) for x in maps]
-        tokens = self.model.forward_intermediates(
+        # Pool first, then normalise: the norm acts on one vector an image, not on every token of every layer.
+        if self.pool == "token":
+            pooled = self._class_tokens(images, indices)
+        else:
+            pooled = [(x[0] if isinstance(x, tuple) else x).mean(dim=1) for x in self._tokens(images, indices)]
+        if norms:
+            return [norm(x) for norm, x in zip(norms, pooled, strict=True)]
+        return list(self.final_norm(torch.stack(pooled)).unbind())
+
+    def _tokens(self, images: Tensor, indices: Sequence[int]) -> list:
+        """What leaves the blocks: (patch tokens, prefix tokens), or patch tokens where the model has no others."""
+        return self.model.forward_intermediates(
             images,
-            indices=indices,
+            indices=list(indices),
             intermediates_only=True,
             stop_early=True,
             output_fmt="NLC",
             return_prefix_tokens=True,
         )
-        # Pool first, then normalise: the norm acts on one vector an image, not on every token of every layer.
-        if self.pool == "token":
-            pooled = [prefix[:, 0] for _, prefix in tokens]
-        else:
-            pooled = [(x[0] if isinstance(x, tuple) else x).mean(dim=1) for x in tokens]
-        if norms:
-            return [norm(x) for norm, x in zip(norms, pooled, strict=True)]
-        return list(self.final_norm(torch.stack(pooled)).unbind())
+
+    def _class_tokens(self, images: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """The class token (B, D) behind each block. The last block's MLP runs on it alone: nothing reads the rest."""
+        last = len(self.model.blocks) - 1
+        block = self.model.blocks[last]
+        if indices[-1] < last or last == 0 or type(block) is not Block:
+            return [prefix[:, 0] for _, prefix in self._tokens(images, indices)]
+        before = self._tokens(images, sorted({*indices[:-1], last - 1}))
+        patches, prefix = before[-1]
+        x = torch.cat([prefix, patches], dim=1)
+        x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, 0]
+        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        return [*(prefix[:, 0] for _, prefix in before[: len(indices) - 1]), x]
 
     def _fix_positions(self) -> None:
         """2-D sin-cos positions, fixed, zero for the class token (MoCo v3)."""
@@ -106,6 +123,13 @@ class Backbone(nn.Module):
             nn.init.zeros_(projection.bias)
         for parameter in self.model.patch_embed.parameters():
             parameter.requires_grad = False
+
+
+def write_out_attention(module: nn.Module) -> None:
+    """Have timm's attention multiply matrices itself: torch's fused kernel for bf16 on a CPU is 2 to 5 times slower."""
+    for child in module.modules():
+        if hasattr(child, "fused_attn"):
+            child.fused_attn = False
 
 
 def create_timm(config: BackboneConfig) -> nn.Module:

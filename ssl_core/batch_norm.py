@@ -58,6 +58,8 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
         if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
             sync = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
             sync.load_state_dict(child.state_dict())
+            sync.weight, sync.bias = child.weight, child.bias  # a teacher's stay without gradient
+            sync.train(child.training)
             setattr(module, name, sync)
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SyncBatchNorm):
             raise InputError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_core import distributed, evaluation, methods
+from ssl_core.backbones import write_out_attention
 from ssl_core.batch_norm import synchronise_batch_norm
 from ssl_core.config import RunConfig
 from ssl_core.data.loading import Batch, derive_seed, train_loader
@@ -81,6 +82,8 @@ class Pretraining:
         if distributed.world_size() > 1:
             synchronise_batch_norm(self.method)
         self.method.to(self.device)
+        if self.device.type == "cpu" and config.optim.precision == "bf16":
+            write_out_attention(self.method)
         self._trained: torch.nn.Module = self.method
         if distributed.world_size() > 1:
             self._trained = DistributedDataParallel(self.method, broadcast_buffers=False)
@@ -203,8 +206,10 @@ class Pretraining:
 
     def _clip(self, step: int, parts: dict[str, Tensor | float]) -> Tensor:
         """Clip the gradient; its norm before. After averaging over ranks it is the same on all, and so is the error."""
-        largest = self.config.optim.clip_grad or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), largest)
+        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.config.optim.clip_grad is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.method.parameters(), self.config.optim.clip_grad, norm)
         if not torch.isfinite(norm):
             epoch = step // self.steps_per_epoch + 1
             infinite = [name for name, value in parts.items() if not torch.isfinite(torch.as_tensor(value))]

@@ -35,7 +35,7 @@ def _wait_for_epoch(output: Path, epoch: int, process: subprocess.Popen) -> None
 
 
 def _processes_of(session_id: int) -> list[str]:
-    """Processes of this session that still run, but for Ray's two agents: they notice a killed driver a minute later."""
+    """Processes of this session that still run, but for Ray's agents, which notice a killed driver a minute later."""
     listed = subprocess.run(["ps", "-eo", "sess=,stat=,args="], capture_output=True, text=True, check=True).stdout
     running = [line.split(maxsplit=2) for line in listed.splitlines()]
     return [
