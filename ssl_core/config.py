@@ -71,7 +71,7 @@ class BackboneConfig(Section):
     pool: Literal["token", "mean"] = Field("token", description="ViT only: class token, or mean of the patch tokens")
     freeze_patch_embed: bool = Field(False, description="MoCo v3: a frozen random patch projection")
     position: Literal["learned", "sincos"] = Field("learned", description="sincos: fixed 2-D sin-cos positions")
-    kwargs: dict[str, Any] = Field(
+    kwargs: Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})] = Field(
         default_factory=dict, description="passed to timm.create_model; in_chans: 1 trains on grey images"
     )
 

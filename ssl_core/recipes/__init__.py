@@ -182,7 +182,7 @@ def _walk_schema(raw: Sequence[int | str]) -> tuple[list[str], list[int | str]]:
             models = tagged
             valid = list(models[0].model_fields)
             continue
-        if owner is None and not part.isidentifier():
+        if owner is None and "[" in part:  # a type's name: pydantic's, no key
             continue
         loc.append(part)
         valid = sorted({name for model in models for name in model.model_fields})
