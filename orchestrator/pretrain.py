@@ -203,6 +203,7 @@ class _Recorder:
         write_atomically(self._metrics, lambda file: file.write(lines.encode()))
         for record in self.history:
             self.tracker.log(record)
+        self.tracker.tag("device", content["device"])
         self.display.start(self.history)
         done = f", going on after epoch {self.history[-1]['epoch']:.0f}" if self.history else ""
         self.console.print(
@@ -239,7 +240,7 @@ class _Recorder:
         if status == "FINISHED":
             files.append((self.run.output / "model.safetensors", None))
         self.tracker.log_files(files)
-        self.tracker.finish(status, {"device": self.about.get("device", "")})
+        self.tracker.finish(status)
         return summary
 
     def _summary(self, status: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from ssl_core import recipes
 from ssl_core.config import RunConfig, TrackingConfig
@@ -125,12 +124,16 @@ class Tracker:
         except (self._failure, OSError) as error:
             self._warn(f"MLflow did not take {file.name}: {str(error)[:120]}")
 
-    def finish(self, status: str, tags: dict[str, Any] | None = None) -> None:
+    def tag(self, key: str, value: str) -> None:
+        try:
+            self._client.set_tag(self.run_id, key, value)
+        except (self._failure, OSError) as error:
+            self._warn(f"MLflow did not take the tag {key}: {str(error)[:120]}")
+
+    def finish(self, status: str) -> None:
         """End the run: FINISHED, FAILED or KILLED."""
         delivered = self._deliver()
         try:
-            for key, value in (tags or {}).items():
-                self._client.set_tag(self.run_id, key, str(value)[:PARAM_LENGTH])
             self._client.set_terminated(self.run_id, status)
         except (self._failure, OSError) as error:
             delivered = False

@@ -80,6 +80,8 @@ def test_mlflow_has_params_figures_tags_and_files(finished) -> None:
     assert run.data.params == {key: str(value) for key, value in recipes.flatten(config).items()}
     assert run.data.tags["team"] == "red"
     assert run.data.tags["seed"] == "0"
+    assert run.data.tags["device"].startswith("cpu")
+    assert "git_revision" in run.data.tags
     assert run.data.tags["version.torch"] == torch.__version__.split("+")[0]
     for record in _records(output):
         for key, value in record.items():
