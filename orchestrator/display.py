@@ -89,7 +89,8 @@ class RunDisplay:
         else:
             self._epochs_timed += 1
         if not self.console.is_terminal:
-            self.console.print("  ".join(f"{t} {f.format(record[m])}" for t, m, f in self.columns if m in record))
+            line = "  ".join(f"{t} {f.format(record[m])}" for t, m, f in self.columns if m in record)
+            self.console.print(line, soft_wrap=True, highlight=False)
 
     def _render(self) -> Group:
         return Group(self._table(), self._progress)

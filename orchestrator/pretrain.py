@@ -208,7 +208,9 @@ class _Recorder:
         done = f", going on after epoch {self.history[-1]['epoch']:.0f}" if self.history else ""
         self.console.print(
             f"training on {content['device']}, {self.run.config.scaling.workers} worker(s); "
-            f"encoder {content['encoder'] / 1e6:.2f} M parameters, {content['steps']} steps an epoch{done}"
+            f"encoder {content['encoder'] / 1e6:.2f} M parameters, {content['steps']} steps an epoch{done}",
+            highlight=False,
+            soft_wrap=True,
         )
 
     def _on_step(self, content: dict[str, Any]) -> None:
@@ -224,7 +226,7 @@ class _Recorder:
         self.tracker.log(record)
 
     def _on_warning(self, message: str) -> None:
-        self.console.print(f"[yellow]warning:[/yellow] {message}", highlight=False)
+        self.console.print(f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True)
 
     def close(self, status: str) -> dict[str, Any]:
         """Write the summary and the pictures, and end the MLflow run."""

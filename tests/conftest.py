@@ -1,0 +1,74 @@
+"""What the tests share: real image folders, tiny configurations, and real ranks."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssl_core.config import RunConfig
+from tests.gloo import Ranks
+
+TINY = {
+    "data": {"train": "bundled:digits", "limit": 64, "workers": 0},
+    "backbone": {
+        "name": "vit_tiny_patch16_224",
+        "image_size": 16,
+        "patch_size": 8,
+        "kwargs": {"embed_dim": 32, "depth": 3, "num_heads": 2},
+    },
+    "framework": {"hidden_dim": 32, "output_dim": 16},
+    "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-2, "warmup_epochs": 0},
+    "evaluation": [],
+}
+
+
+def tiny_config(name: str = "mocov3", /, **sections) -> RunConfig:
+    """A run that takes no time: `tiny_config("byol", distill={}, optim={"epochs": 3})` changes what is named."""
+    values = copy.deepcopy(TINY)
+    values["framework"]["name"] = name
+    for key, value in sections.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            values[key] |= value
+        else:
+            values[key] = value
+    return RunConfig.model_validate(values)
+
+
+def make_image(seed: int, size: int = 20, mode: str = "RGB") -> Image.Image:
+    """A picture of a coloured rectangle on a noisy ground, a different one for each seed."""
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 80, (size, size, 3), dtype=np.uint8)
+    left, top = generator.integers(0, size // 2, 2)
+    pixels[top : top + size // 2, left : left + size // 2] = generator.integers(100, 255, 3, dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def make_folder(root: Path, files: list[str]) -> Path:
+    """Images of these names below `root`, in the format of each suffix."""
+    for number, file in enumerate(files):
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_image(number).save(path)
+    return root
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """32 images in two class folders."""
+    return make_folder(tmp_path / "images", [f"{'cat' if n % 2 else 'dog'}/{n:02d}.png" for n in range(32)])
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[Ranks]:
+    ranks = Ranks(2)
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # tiny tensors: threads only cost time, and sums would depend on their number

@@ -1,0 +1,125 @@
+"""Recipes, files that extend them, overrides, and errors that say what to change."""
+
+from pathlib import Path
+
+import pytest
+
+from ssl_core import recipes
+from ssl_core.config import EveryN, RunConfig
+from ssl_core.errors import InputError
+
+NAMES = recipes.names()
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def error_of(recipe: str | Path, *overrides: str) -> str:
+    with pytest.raises(InputError) as error:
+        recipes.load(recipe, ["data.train=x", *overrides])
+    return str(error.value)
+
+
+def test_there_are_recipes():
+    assert NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_loads_and_round_trips(name: str, tmp_path: Path):
+    config = recipes.load(name, ["data.train=x"])
+    assert config.data.train == "x"
+    again = recipes.load(write(tmp_path / "run.yaml", recipes.dump(config)))
+    assert again == config
+    assert recipes.title(name)
+    assert config.name == name
+
+
+def test_a_file_extends_a_recipe_or_a_file_beside_it(tmp_path: Path):
+    base = recipes.load(NAMES[0], ["data.train=x"])
+    write(tmp_path / "parent.yaml", f"extends: {NAMES[0]}\nseed: 5\noptim: {{lr: 0.25}}\n")
+    child = write(tmp_path / "child.yaml", "extends: parent.yaml\nseed: 6\n")
+    config = recipes.load(child, ["data.train=x"])
+    assert (config.seed, config.optim.lr) == (6, 0.25)
+    assert config.optim.epochs == base.optim.epochs
+    assert config.backbone == base.backbone
+
+
+def test_a_file_that_extends_itself_is_refused(tmp_path: Path):
+    write(tmp_path / "a.yaml", "extends: b.yaml\n")
+    write(tmp_path / "b.yaml", "extends: a.yaml\n")
+    assert "extends itself" in error_of(tmp_path / "a.yaml")
+
+
+def test_overrides_win_and_reach_into_lists(tmp_path: Path):
+    text = "framework: {name: byol}\nevaluation:\n  - {kind: knn, every: 2}\n  - {kind: geometry, every: 3}\n"
+    file = write(tmp_path / "run.yaml", text)
+    options = ["data.train=x", "evaluation.0.every=7", "optim.betas=[0.8, 0.95]", "distill.layers=every=2", "name=a.b"]
+    config = recipes.load(file, options)
+    assert [(e.kind, e.every) for e in config.evaluation] == [("knn", 7), ("geometry", 3)]
+    assert config.optim.betas == (0.8, 0.95)
+    assert config.distill.layers == EveryN(every=2)
+    assert config.name == "a.b"
+    assert recipes.load(file, ["data.train=x", "distill={alpha: 0.8}"]).distill.alpha == 0.8
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest():
+    assert f"did you mean {NAMES[0]}?" in error_of(NAMES[0][:-1] + "x")
+    assert "no recipe named nothing-like-it" in error_of("nothing-like-it")
+
+
+def test_errors_name_file_and_line(tmp_path: Path):
+    file = write(tmp_path / "run.yaml", "# a run\nframework: {name: byol}\noptim:\n  epochs: 3\n  learning_rate: 1\n")
+    message = error_of(file)
+    assert message.startswith(f"{file}:5: optim.learning_rate: unknown key")
+    file.write_text("framework: {name: byol}\n\noptim:\n  epochs: many\n")
+    message = error_of(file)
+    assert message.startswith(f"{file}:4: optim.epochs: ")
+    assert "many" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("optim.epoch=3", ["command line: optim.epoch: unknown key", "did you mean optim.epochs?"]),
+        ("epochs=3", ["epochs: unknown key", "did you mean optim.epochs?"]),
+        ("framework.momentums=0.9", ["framework.momentums: unknown key", "did you mean framework.momentum?"]),
+        ("framework.name=mocov4", ["framework.name", "mocov3", "'mocov4'"]),
+        ("optim.epochs=-1", ["command line: optim.epochs", "greater than 0", "-1"]),
+        ("optim.lr=fast", ["command line: optim.lr", "'fast'"]),
+        ("views.crop_scale=[0.9, 0.1]", ["views.crop_scale", "low ≤ high"]),
+        ("distill.layers=[]", ["distill.layers", "at least 1"]),
+        ("optim.batch_size=63", ["optim.batch_size (63)", "scaling.workers"]),
+        ("optim.batch-size=8", ["command line: optim.batch-size: unknown key", "did you mean optim.batch_size?"]),
+        ("optim.batch_size", ["optim.batch_size: expected KEY=VALUE"]),
+        ("evaluation.0.kk=3", ["evaluation.0.kk: unknown key", "did you mean"]),
+    ],
+)
+def test_errors_say_what_was_given_and_what_is_near(override: str, parts: list[str], tmp_path: Path):
+    text = "framework: {name: mocov3}\nscaling: {workers: 2}\nevaluation: [{kind: knn}]\n"
+    message = error_of(write(tmp_path / "run.yaml", text), override)
+    assert all(part in message for part in parts), message
+
+
+def test_several_errors_are_told_at_once(tmp_path: Path):
+    file = write(tmp_path / "run.yaml", "framework: {name: byol}\nsede: 1\noptim: {lr: x}\n")
+    assert len(error_of(file).splitlines()) == 2
+
+
+def test_missing_data_says_how_to_give_it(tmp_path: Path):
+    with pytest.raises(InputError, match=r"data\.train: missing; give a folder of images, Parquet.*data\.train=FOLDER"):
+        recipes.load(write(tmp_path / "run.yaml", "framework: {name: byol}\n"))
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n"])
+def test_what_is_no_recipe_is_named(text: str, tmp_path: Path):
+    assert str(tmp_path / "run.yaml") in error_of(write(tmp_path / "run.yaml", text))
+
+
+def test_flatten_gives_dotted_keys():
+    config = RunConfig.model_validate({"data": {"train": "x"}, "framework": {"name": "byol"}})
+    flat = recipes.flatten(config)
+    assert flat["optim.lr"] == config.optim.lr
+    assert flat["evaluation.1.kind"] == config.evaluation[1].kind
+    assert flat["views.jitter"] == list(config.views.jitter)
