@@ -5,7 +5,6 @@ so that `strata --help` answers at once.
 """
 
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -116,7 +115,7 @@ def show(words: Words = None, debug: Debug = False) -> None:
     defaults = recipes.flatten(RunConfig.model_validate(given))
     table = Table(box=None, pad_edge=False)
     for title in ("", "key", "value", "default"):
-        table.add_column(title)
+        table.add_column(title, no_wrap=title == "key", overflow="fold")
     for key, value in recipes.flatten(config).items():
         changed = defaults.get(key) != value
         row = (f"[bold]{key}[/bold]", f"[bold]{value}[/bold]") if changed else (key, str(value))
@@ -142,9 +141,9 @@ def ui(
         raise InputError(f"no MLflow store at {uri} yet: run `strata pretrain` here first, or give --uri")
     console.print(f"MLflow on {uri}: [bold]http://127.0.0.1:{port}[/bold] (Ctrl-C ends it)", soft_wrap=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    status = subprocess.run([*command, "--port", str(port), "--workers", "1"], env=os.environ, check=False).returncode
-    if status > 0:
-        raise typer.Exit(1)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    sys.stdout.flush()
+    os.execv(sys.executable, [*command, "--port", str(port), "--workers", "1"])  # its signals and status are ours
 
 
 @app.command()

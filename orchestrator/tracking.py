@@ -90,7 +90,9 @@ class Tracker:
         location = None
         if self.uri.startswith("sqlite:///"):
             location = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts" / name).as_uri()
-        return self._client.create_experiment(name, artifact_location=location)
+        # Without a kind, MLflow's page opens on its language-model side.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return self._client.create_experiment(name, artifact_location=location, tags=kind)
 
     def log(self, record: dict[str, float]) -> None:
         """One epoch's figures, in one call; the step is the epoch. Epochs that the run already has are skipped."""

@@ -86,7 +86,7 @@ class Pretraining:
             write_out_attention(self.method)
         self._trained: torch.nn.Module = self.method
         if distributed.world_size() > 1:
-            self._trained = DistributedDataParallel(self.method, broadcast_buffers=False)
+            self._trained = DistributedDataParallel(self.method)
         self.optimizer = build_optimizer(self.method, config.optim)
         self.loader = train_loader(images.train, config, self.loaders)
         self.steps_per_epoch = len(self.loader) // config.optim.accumulate

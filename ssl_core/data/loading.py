@@ -43,6 +43,10 @@ class Batch:
     views: Tensor
     broken: list[int]
 
+    def pin_memory(self) -> "Batch":
+        """What a loader with `pin_memory` calls, so that copying to a GPU does not wait."""
+        return Batch(self.ids, self.views.pin_memory(), self.broken)
+
 
 def read_or_replace(source: Source, index: int, channels: int) -> tuple[Image.Image, int, list[int]]:
     """The image at `index`, or the next one that can be decoded; the index used; the broken ones passed over.
