@@ -52,7 +52,12 @@ def pretrain(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Train one encoder. Without a recipe: `demo`, on bundled handwritten digits."""
+    """Train one encoder. Without a recipe: `demo`, on bundled handwritten digits.
+
+    `strata pretrain small-sd-mocov3 data.train=FOLDER` trains on your own images; no labels are needed.
+
+    `strata recipes` lists the recipes, `strata show RECIPE --explain` says what can be set.
+    """
     from orchestrator.pretrain import new_run, resumed_run, show_summary
     from orchestrator.pretrain import pretrain as run_pretraining
     from ssl_core import recipes
@@ -96,7 +101,11 @@ def recipes(debug: Debug = False) -> None:
 
 
 @app.command()
-def show(words: Words = None, debug: Debug = False) -> None:
+def show(
+    words: Words = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what each key means.")] = False,
+    debug: Debug = False,
+) -> None:
     """Show a recipe's resolved configuration; what differs from the defaults is marked with *."""
     from ssl_core import recipes
     from ssl_core.config import RunConfig
@@ -114,12 +123,13 @@ def show(words: Words = None, debug: Debug = False) -> None:
         given["distill"] = {}
     defaults = recipes.flatten(RunConfig.model_validate(given))
     table = Table(box=None, pad_edge=False)
-    for title in ("", "key", "value", "default"):
+    for title in ("", "key", "value", "meaning" if explain else "default"):
         table.add_column(title, no_wrap=title == "key", overflow="fold")
     for key, value in recipes.flatten(config).items():
         changed = defaults.get(key) != value
         row = (f"[bold]{key}[/bold]", f"[bold]{value}[/bold]") if changed else (key, str(value))
-        table.add_row("*" if changed else "", *row, str(defaults.get(key, "")) if changed else "")
+        default = str(defaults.get(key, "")) if changed else ""
+        table.add_row("*" if changed else "", *row, recipes.describe(key) if explain else default)
     console.print(table, highlight=False)
 
 

@@ -50,14 +50,6 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
-def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum of `x` over ranks, without gradient."""
-    x = x.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(x)
-    return x
-
-
 def gather_objects(item: object) -> list:
     """A small Python object of every rank, in rank order."""
     if world_size() == 1:

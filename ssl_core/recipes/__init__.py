@@ -82,6 +82,11 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     return walk(config.model_dump(mode="json"), "")
 
 
+def describe(key: str) -> str:
+    """What a dotted key means (`evaluation.0.k` is described as `evaluation.k`)."""
+    return _schema_keys(RunConfig).get(".".join(part for part in key.split(".") if not part.isdigit()), "")
+
+
 def _find(recipe: str | Path) -> Path:
     bundled = FOLDER / f"{recipe}.yaml"
     if "/" not in str(recipe) and bundled.is_file():
@@ -190,12 +195,13 @@ def _walk_schema(raw: Sequence[int | str]) -> tuple[list[str], list[int | str]]:
     return valid, loc
 
 
-def _schema_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
+def _schema_keys(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    """Every dotted key that can be set, and what it means."""
+    keys: dict[str, str] = {}
     for name, field in model.model_fields.items():
-        keys.append(prefix + name)
+        keys[prefix + name] = field.description or ""
         for below in _models(field.annotation):
-            keys.extend(key for key in _schema_keys(below, f"{prefix}{name}.") if key not in keys)
+            keys = _schema_keys(below, f"{prefix}{name}.") | keys
     return keys
 
 

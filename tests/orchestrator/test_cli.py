@@ -100,3 +100,8 @@ def test_ui_without_a_store_says_so(strata, monkeypatch, tmp_path: Path) -> None
     done = strata("ui")
     assert done.returncode == 2
     assert "no MLflow store" in done.stderr
+
+
+def test_show_explains_the_keys(strata) -> None:
+    explained = " ".join(strata("show", "demo", "--explain").stdout.split())
+    assert "weight of the predictors'" in explained

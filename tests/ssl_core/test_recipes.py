@@ -123,3 +123,8 @@ def test_flatten_gives_dotted_keys():
     assert flat["optim.lr"] == config.optim.lr
     assert flat["evaluation.1.kind"] == config.evaluation[1].kind
     assert flat["views.jitter"] == list(config.views.jitter)
+
+
+def test_every_key_of_a_list_entry_is_described_as_its_section():
+    assert recipes.describe("evaluation.0.max_train") == recipes.describe("evaluation.max_train") != ""
+    assert recipes.describe("no.such.key") == ""
