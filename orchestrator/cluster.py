@@ -19,14 +19,32 @@ class WorkerShare:
     gpus: float
 
 
+INHERITED = {
+    # Threads that wait for others should not eat a loader's CPU: GNU OpenMP spins for long by default.
+    "GOMP_SPINCOUNT": "1000",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a finished or failed worker is noticed
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; without it Ray warns
+}
+"""What the processes of a Ray that we start inherit; as a runtime environment it would cost actors new processes."""
+
+
 def quiet() -> None:
     """Ray tells its story in its log files; our terminal is for the run."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     for name in ("ray", "ray.train", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="ray")
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set what the user has not set, for a while."""
+    ours = {key: value for key, value in values.items() if key not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for key in ours:
+            del os.environ[key]
 
 
 @contextmanager
@@ -37,8 +55,11 @@ def connected() -> Iterator[None]:
 
     ours = not ray.is_initialized()
     if ours:
+        embedded = os.environ.get("RAY_ADDRESS", "local") == "local"
+        options = {"include_dashboard": False} if embedded else {}
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+            with _environment(INHERITED):
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError) as error:
             address = os.environ.get("RAY_ADDRESS")
             raise InputError(f"Ray: cannot connect to RAY_ADDRESS={address}: {error}") from error

@@ -1,17 +1,18 @@
 """From a configuration to a finished run: checks, Ray Train, what is shown, what is left behind."""
 
 import json
-import os
 import platform
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -21,6 +22,10 @@ from orchestrator.tracking import RUNS, Tracker
 from ssl_core import recipes
 from ssl_core.config import RunConfig
 from ssl_core.errors import DataError, InputError, TrainingDiverged
+
+if TYPE_CHECKING:
+    from orchestrator.cluster import WorkerShare
+    from ssl_core.data.sources import Images
 
 POLL = 0.2  # seconds between looks into the mailbox
 STOP_TIMEOUT = 5.0  # seconds that workers get to end by themselves
@@ -58,16 +63,48 @@ def resumed_run(output: Path, overrides: list[str]) -> Run:
     return Run(_absolute_paths(recipes.load(file, overrides)), output.absolute(), resumed=True)
 
 
-def check(config: RunConfig) -> None:
-    """Everything that can be known to fail before Ray starts.
+def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
+    """Train `run` to its end; returns the summary, which also lies in its folder.
+
+    Args:
+        started: when the command began (time.time()), for the start-up time.
 
     Raises:
-        InputError: data, backbone, layers or sizes that cannot work.
+        InputError: something in the configuration cannot work; no training was started.
+        WorkFailed: training failed; checkpoints and figures up to then are kept.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; `--resume` goes on.
     """
+    from orchestrator import cluster
     from ssl_core.data.sources import open_images
 
-    images = open_images(config.data)
+    images = open_images(run.config.data)
+    # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
+    with _interruptible(), ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(_check_method, run.config, images)
+        with cluster.connected():
+            share = cluster.worker_share(run.config.scaling)
+            checked.result()
+            tracker = pool.submit(_open_tracker, run, console)
+            training = _Training(run, share)
+            try:
+                recorder = _Recorder(run, tracker.result(), console, started)
+            except BaseException:
+                training.stop()
+                raise
+            try:
+                with recorder.display:
+                    training.follow(recorder.take)
+            except KeyboardInterrupt:
+                recorder.close("KILLED")
+                raise
+            except BaseException:
+                recorder.close("FAILED")
+                raise
+        return recorder.close("FINISHED")
 
+
+def _check_method(config: RunConfig, images: "Images") -> None:
+    """What needs torch to be known."""
     import torch
 
     from ssl_core import methods
@@ -78,89 +115,78 @@ def check(config: RunConfig) -> None:
         methods.build(config)
 
 
-def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
-    """Train `run` to its end; returns the summary, which also lies in its folder.
-
-    Args:
-        started: when the command began (time.time()), for the start-up time.
-
-    Raises:
-        InputError: something in the configuration cannot work; nothing was started.
-        WorkFailed: training failed; checkpoints and figures up to then are kept.
-        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; `--resume` goes on.
-    """
-    check(run.config)
-    from orchestrator import cluster
-
+def _open_tracker(run: Run, console: Console) -> Tracker:
+    """Make the run's folder, and its run in MLflow."""
     run.output.mkdir(parents=True, exist_ok=True)
     config_file = run.output / "config.yaml"
     write_atomically(config_file, lambda file: file.write(recipes.dump(run.config).encode()))
     tags = {"git_revision": git_revision(), **{f"version.{name}": v for name, v in versions().items()}}
     tracker = Tracker(run.config, run.output, tags, console.print)
     tracker.log_files([(config_file, None)])
-    recorder = _Recorder(run, tracker, console, started)
-    try:
-        with _interruptible(), cluster.connected():
-            share = cluster.worker_share(run.config.scaling)
-            with recorder.display:
-                _train(run, share, recorder)
-    except KeyboardInterrupt:
-        recorder.close("KILLED")
-        raise
-    except BaseException:
-        recorder.close("FAILED")
-        raise
-    return recorder.close("FINISHED")
+    return tracker
 
 
-def _train(run: Run, share: Any, recorder: "_Recorder") -> None:
-    """Run Ray Train in a thread of its own, while this one takes the workers' messages."""
-    import ray
-    from ray.train import RunConfig as TrainRunConfig
-    from ray.train import ScalingConfig
-    from ray.train.torch import TorchTrainer
+class _Training:
+    """Ray Train in a thread of its own, so that this one can take the workers' messages."""
 
-    from orchestrator.worker import Mailbox, train_worker
+    def __init__(self, run: Run, share: "WorkerShare"):
+        from ray.train import RunConfig as TrainRunConfig
+        from ray.train import ScalingConfig
+        from ray.train.torch import TorchTrainer
 
-    mailbox = Mailbox.remote()
-    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
-    # Threads that wait for others should not eat the loader's CPU: GNU OpenMP spins for long by default.
-    env = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": run.config.model_dump(mode="json"),
-            "output": str(run.output),
-            "mailbox": mailbox,
-            "threads": share.cpus,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=run.config.scaling.workers, use_gpu=share.gpus > 0, resources_per_worker=resources
-        ),
-        run_config=TrainRunConfig(name="ray-train", storage_path=str(run.output), worker_runtime_env={"env_vars": env}),
-    )
-    outcome: list[BaseException] = []
+        from orchestrator.worker import Mailbox, train_worker
 
-    def fit() -> None:
+        self.run, self.error = run, None
+        self.mailbox = Mailbox.remote()
+        resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+        self._trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "config": run.config.model_dump(mode="json"),
+                "output": str(run.output),
+                "mailbox": self.mailbox,
+                "threads": share.cpus,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=run.config.scaling.workers, use_gpu=share.gpus > 0, resources_per_worker=resources
+            ),
+            run_config=TrainRunConfig(name="ray-train", storage_path=str(run.output)),
+        )
+        self._thread = threading.Thread(target=self._fit, daemon=True)
+        self._thread.start()
+
+    def _fit(self) -> None:
         try:
-            trainer.fit()
+            self._trainer.fit()
         except BaseException as error:
-            outcome.append(error)
+            self.error = error
 
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(POLL)
-            recorder.take(ray.get(mailbox.take.remote()))
-    except BaseException:
-        mailbox.stop.remote()
-        thread.join(STOP_TIMEOUT)
-        ray.kill(mailbox)
-        raise
-    recorder.take(ray.get(mailbox.take.remote()))
-    if outcome:
-        raise _explain(outcome[0], run)
+    def follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+        """Hand all messages to `take` until training has ended.
+
+        Raises:
+            InputError, WorkFailed: it ended badly.
+        """
+        import ray
+
+        try:
+            while self._thread.is_alive():
+                self._thread.join(POLL)
+                take(ray.get(self.mailbox.take.remote()))
+            take(ray.get(self.mailbox.take.remote()))
+        except BaseException:
+            self.stop()
+            raise
+        if self.error is not None:
+            raise _explain(self.error, self.run)
+
+    def stop(self) -> None:
+        """End the workers: ask first, and leave them nobody to report to."""
+        import ray
+
+        self.mailbox.stop.remote()
+        self._thread.join(STOP_TIMEOUT)
+        ray.kill(self.mailbox)
 
 
 def _explain(error: BaseException, run: Run) -> BaseException:
