@@ -17,7 +17,7 @@ from ssl_core import recipes
 from ssl_core.config import CheckpointConfig
 from tests.orchestrator.conftest import TINY
 
-EPOCHS = 4
+EPOCHS = 20  # enough of them that a signal after the second comes in the middle
 
 
 def _overrides(folders: Path, workers: int) -> list[str]:
