@@ -47,9 +47,11 @@ def test_two_workers_give_the_gradient_of_one_with_the_same_global_batch(two_ran
         torch.testing.assert_close(shared_loss, loss.detach(), rtol=1e-5, atol=1e-5)
         assert shared.keys() == gradients.keys()
         for name, gradient in gradients.items():
-            # Rounding of 20 normalised layers adds up: torch's batch norm and ours differ as much on one worker.
-            atol = 1e-4 * gradient.abs().max().item() + 1e-5 if "resnet" in case else 1e-5
-            torch.testing.assert_close(shared[name], gradient, rtol=1e-4, atol=atol, msg=name)
+            # Of the largest entry. Rounding of 20 normalised layers adds up: in a ResNet, torch's batch norm
+            # and ours differ as much within one worker.
+            close = 1e-4 if "resnet" in case else 1e-5
+            atol = close * max(1.0, gradient.abs().max().item())
+            torch.testing.assert_close(shared[name], gradient, rtol=0, atol=atol, msg=name)
 
 
 def train_two_epochs(config: RunConfig) -> dict[str, Tensor]:
