@@ -6,8 +6,8 @@ process of its own; the CPU-seconds that it took, loader included, are printed.
 
     python tests/bench/sdssl_quality.py --train photos30/train.parquet --val photos30/val.parquet
 
-5 seeds take about 20 minutes on two cores. Any labelled images of about 32 pixels will do; the default paths
-are where the developers keep 40-pixel patches of 30 photographs, which are not part of this repository.
+5 seeds take about 20 minutes on two cores. Any labelled images of about 32 pixels will do. The default paths hold
+40-pixel patches of 30 photographs, a set that is not part of this repository.
 """
 
 import argparse
