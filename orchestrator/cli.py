@@ -140,14 +140,14 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Open the MLflow page on the store in use: runs, figures by epoch, pictures."""
-    from orchestrator.tracking import store_uri
+    from orchestrator.tracking import sqlite_file, store_uri
     from ssl_core.errors import InputError
 
     uri = uri or store_uri()
     if uri.startswith("http"):
         console.print(f"the tracking server is at {uri}")
         return
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (file := sqlite_file(uri)) is not None and not file.exists():
         raise InputError(f"no MLflow store at {uri} yet: run `strata pretrain` here first, or give --uri")
     console.print(f"MLflow on {uri}: [bold]http://127.0.0.1:{port}[/bold] (Ctrl-C ends it)", soft_wrap=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]

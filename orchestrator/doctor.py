@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.tracking import RUNS, store_uri
+from orchestrator.tracking import RUNS, sqlite_file, store_uri
 
 NEEDED_DISK, NEEDED_SHM = 5 << 30, 1 << 30
 
@@ -86,8 +86,8 @@ def _search() -> str:
 
 def _store() -> str:
     uri = store_uri()
-    if uri.startswith("sqlite:///"):
-        return f"{uri} ({'exists' if Path(uri.removeprefix('sqlite:///')).exists() else 'made by the first run'})"
+    if (file := sqlite_file(uri)) is not None:
+        return f"{uri} ({'exists' if file.exists() else 'made by the first run'})"
     from mlflow import MlflowClient
 
     MlflowClient(tracking_uri=uri).search_experiments(max_results=1)

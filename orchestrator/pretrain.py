@@ -42,7 +42,6 @@ class Run:
 
     config: RunConfig
     output: Path
-    resumed: bool
 
 
 def new_run(config: RunConfig, output: Path | None) -> Run:
@@ -52,7 +51,7 @@ def new_run(config: RunConfig, output: Path | None) -> Run:
     output = output.absolute()
     if output.exists() and any(output.iterdir()):
         raise InputError(f"--output: {output} is not empty; choose another, or go on with --resume {output}")
-    return Run(_absolute_paths(config), output, resumed=False)
+    return Run(_absolute_paths(config), output)
 
 
 def resumed_run(output: Path, overrides: list[str]) -> Run:
@@ -60,7 +59,7 @@ def resumed_run(output: Path, overrides: list[str]) -> Run:
     file = output.absolute() / "config.yaml"
     if not file.is_file():
         raise InputError(f"--resume: {output} is no run's folder (it has no config.yaml)")
-    return Run(_absolute_paths(recipes.load(file, overrides)), output.absolute(), resumed=True)
+    return Run(_absolute_paths(recipes.load(file, overrides)), output.absolute())
 
 
 def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
@@ -196,7 +195,9 @@ def _explain(error: BaseException, run: Run) -> BaseException:
     known = next((c for c in causes if isinstance(c, (InputError, DataError, TrainingDiverged))), None)
     if isinstance(known, InputError):
         return known
-    checkpoints = sorted((run.output / "checkpoints").glob("epoch_*.pt"))
+    from orchestrator.checkpoints import CheckpointStore
+
+    checkpoints = CheckpointStore(run.output / "checkpoints", run.config.checkpoint).paths()
     last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
     failed = WorkFailed(f"{known or causes[0]}\n{last}")
     failed.__cause__ = known or causes[0]

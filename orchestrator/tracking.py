@@ -32,6 +32,11 @@ def store_uri(config: TrackingConfig | None = None) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(RUNS / 'mlflow.db').absolute()}"
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None for a server."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
 class Tracker:
     """One MLflow run.
 
@@ -53,8 +58,8 @@ class Tracker:
         self._failure = MlflowException
         self._warn, self._pending, self._warned = warn, [], False
         self.uri = store_uri(config.tracking)
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if (file := sqlite_file(self.uri)) is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._client = MlflowClient(tracking_uri=self.uri)
             self.run_id, self._logged = self._open(config, output / RUN_FILE, tags)
@@ -88,8 +93,8 @@ class Tracker:
             return found.experiment_id
         # A SQLite store would put files wherever the program happens to run: keep them beside the database.
         location = None
-        if self.uri.startswith("sqlite:///"):
-            location = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts" / name).as_uri()
+        if (file := sqlite_file(self.uri)) is not None:
+            location = (file.parent / "mlflow-artifacts" / name).as_uri()
         # Without a kind, MLflow's page opens on its language-model side.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return self._client.create_experiment(name, artifact_location=location, tags=kind)

@@ -1,7 +1,5 @@
 """The optimizer with the usual parameter groups; what its rates are at a step."""
 
-import inspect
-
 import torch
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from torch import nn
@@ -21,11 +19,11 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
     groups = param_groups_weight_decay(
         method, config.weight_decay, no_weight_decay_list=stacked_norm_parameters(method)
     )
-    options = {"betas": config.betas} if config.name == "adamw" else {"momentum": config.momentum}
-    if config.name == "adamw" and "fused" in inspect.signature(torch.optim.AdamW).parameters:
-        options["fused"] = True
-    if config.name == "sgd":
-        options["nesterov"] = False
+    options = {
+        "adamw": {"betas": config.betas, "fused": True},
+        "sgd": {"momentum": config.momentum, "nesterov": False},
+        "lars": {"momentum": config.momentum},
+    }[config.name]
     return create_optimizer_v2(groups, opt=config.name, lr=0.0, weight_decay=0.0, **options)
 
 
