@@ -1,5 +1,7 @@
 """What one Ray Train worker does: open the images, go on from the newest checkpoint, train, report."""
 
+import multiprocessing
+import multiprocessing.forkserver
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,8 @@ from ssl_core.data.sources import open_images
 from ssl_core.loop import Pretraining, Record
 
 STEP_INTERVAL = 0.5  # seconds between two messages about steps
+# Every loader process has these already; the second is what it runs again because it is a worker's main module.
+LOADER_IMPORTS = ["ssl_core.data.loading", "ray._private.workers.default_worker"]
 
 
 @ray.remote(num_cpus=0)
@@ -88,12 +92,24 @@ class WorkerReporter:
         self.tell("warning", message)
 
 
+def start_loader_server() -> None:
+    """Let loader processes be forked from a server of their own.
+
+    A fork of this process would inherit Ray's threads' locks and objects without the threads, and now
+    and then dies of it.
+    """
+    multiprocessing.set_start_method("forkserver", force=True)
+    multiprocessing.set_forkserver_preload(LOADER_IMPORTS)
+    multiprocessing.forkserver.ensure_running()
+
+
 def train_worker(job: dict[str, Any]) -> None:
     """The function that every Ray Train worker runs.
 
     Args:
         job: `config` (a resolved configuration as a dict), `output` (the run's folder), `mailbox`, `threads`.
     """
+    start_loader_server()
     torch.set_num_threads(job["threads"])
     config = RunConfig.model_validate(job["config"])
     output = Path(job["output"])

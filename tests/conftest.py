@@ -1,6 +1,7 @@
 """What the tests share: real image folders, tiny configurations, and real ranks."""
 
 import copy
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,3 +73,8 @@ def two_ranks() -> Iterator[Ranks]:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # tiny tensors: threads only cost time, and sums would depend on their number
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loader_server() -> None:
+    multiprocessing.set_start_method("forkserver", force=True)  # this process may hold Ray's threads: no forks of it
