@@ -101,7 +101,33 @@ class MoCoV3Config(FrameworkBase):
     momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
-FrameworkConfig = Annotated[SimCLRConfig | BYOLConfig | MoCoV3Config, Field(discriminator="name")]
+class SimSiamConfig(FrameworkBase):
+    name: Literal["simsiam"]
+    output_dim: PositiveInt = Field(2048, description="width of projections and predictions")
+    hidden_dim: PositiveInt = Field(2048, description="hidden width of the projector")
+    bottleneck_dim: PositiveInt = Field(512, description="hidden width of the predictor")
+    projector_layers: Literal[2, 3] = 3
+    constant_predictor_lr: bool = Field(True, description="the predictor's learning rate does not decay")
+
+
+class DINOConfig(FrameworkBase):
+    name: Literal["dino"]
+    output_dim: PositiveInt = Field(65_536, description="number of prototypes")
+    hidden_dim: PositiveInt = Field(2048, description="hidden width of the head")
+    bottleneck_dim: PositiveInt = Field(256, description="width that is L2-normalised before the prototypes")
+    head_norm: bool = Field(False, description="batch norm in the head; steadier where there are few images")
+    temperature: PositiveFloat = Field(0.1, description="of the student")
+    teacher_temperature: PositiveFloat = Field(0.04, description="of the teacher, after its warm-up")
+    warmup_teacher_temperature: PositiveFloat = Field(0.04, description="where the warm-up starts")
+    warmup_teacher_epochs: NonNegativeInt = Field(0, description="linear, epoch by epoch")
+    center_momentum: Fraction = 0.9
+    freeze_last_layer: NonNegativeInt = Field(1, description="epochs in which the prototypes stay as they are")
+    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
+
+
+FrameworkConfig = Annotated[
+    SimCLRConfig | BYOLConfig | MoCoV3Config | SimSiamConfig | DINOConfig, Field(discriminator="name")
+]
 
 
 class EveryN(Section):
@@ -146,6 +172,59 @@ class DistillConfig(Section):
     per_layer_norm: bool = Field(False, description="each hidden layer its own final norm instead of the shared one")
 
 
+class CacheConfig(Section):
+    """What stands for an image where neighbours are searched."""
+
+    source: Literal["teacher", "student"] = Field("teacher", description="student where there is no EMA teacher")
+    feature: Literal["backbone", "projector"] = "backbone"
+    view: Literal["first", "mean"] = Field("first", description="view 1, or the mean of both views")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the cache on a GPU")
+
+
+class PositivesConfig(Section):
+    """Which image the second view is of: the image itself, or a neighbour (AdaSim, Lebailly et al., 2023)."""
+
+    kind: Literal["augment", "nearest", "adasim", "labels"] = Field(
+        "augment", description="the image itself, its nearest neighbour, one drawn by AdaSim, one of its class"
+    )
+    tau: NonNegativeFloat = Field(0.2, description="AdaSim: temperature of the draw; 0 is augment")
+    tau_scale: Literal["absolute", "spread"] = Field(
+        "absolute", description="spread: tau is in units of positives/spread, as similarities crowd together"
+    )
+    window: PositiveInt = Field(10, description="AdaSim: epochs whose neighbours count; none are drawn before")
+    top_k: PositiveInt = Field(3, description="AdaSim: neighbours of an image, itself among them")
+    support: Literal["topk", "union"] = Field(
+        "topk", description="AdaSim: draw from the top_k largest sums (published code), or all (Eq. 11)"
+    )
+    unvisited: Literal["skip", "zeros"] = Field(
+        "skip", description="images not yet seen: left out, or zero rows (published code)"
+    )
+    stale: Literal["drop", "repeat"] = Field(
+        "drop", description="images not seen in an epoch add nothing to it, or their last neighbours (published code)"
+    )
+    search: Literal["exact", "ivf"] = Field("exact", description="ivf: approximate, for millions of images")
+    probes: PositiveInt = Field(32, description="ivf: cells that a query looks into")
+    label_share: Fraction = Field(
+        0.5, description="labels: final probability of a partner of the same class; rises linearly from 0"
+    )
+    picture_every: PositiveInt = Field(10, description="epochs between two pictures of neighbours")
+    cache: CacheConfig = Field(default_factory=CacheConfig)
+
+    @property
+    def searches(self) -> bool:
+        """Whether neighbours are searched for at all."""
+        return self.kind in ("nearest", "adasim")
+
+
+class LocalCropsConfig(Section):
+    """Multi-crop: further small views of the image that predict both targets (SwAV, DINO)."""
+
+    count: PositiveInt = 8
+    size: PositiveInt = Field(96, description="pixels")
+    scale: Range = Field((0.05, 0.4), description="area of the random resized crop")
+    blur: Fraction = 0.5
+
+
 class ViewsConfig(Section):
     """Two random views of an image, as MoCo v3 and SDSSL publish them. One value serves both views; a pair, each."""
 
@@ -161,6 +240,7 @@ class ViewsConfig(Section):
     solarize: PerView = Field((0.0, 0.2), description="probability of inverting bright pixels")
     flip: PerView = Field((0.5, 0.5), description="probability of a horizontal flip")
     rotation: NonNegativeFloat = Field(0.0, description="degrees, uniform in ±rotation")
+    local_crops: LocalCropsConfig | None = Field(None, description="multi-crop; absent: two views only")
 
     @field_validator("crop_scale")
     @classmethod
@@ -216,6 +296,8 @@ class ScalingConfig(Section):
     workers: PositiveInt = Field(1, description="Ray Train workers; batch_size is shared among them")
     cpus_per_worker: PositiveInt | None = Field(None, description="default: the cluster's CPUs shared evenly")
     gpus_per_worker: NonNegativeFloat | None = Field(None, description="default: 1 where the cluster has GPUs")
+    index_shards: PositiveInt = Field(1, description="actors that share the neighbour index, each a range of images")
+    index_gpus: NonNegativeFloat = Field(0.0, description="GPUs of each of them, fractions allowed; 0 searches on CPUs")
 
 
 class TrackingConfig(Section):
@@ -237,6 +319,7 @@ class RunConfig(Section):
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     framework: FrameworkConfig
     distill: DistillConfig | None = None
+    positives: PositivesConfig = Field(default_factory=PositivesConfig)
     views: ViewsConfig = Field(default_factory=ViewsConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     evaluation: list[EvaluatorConfig] = Field(default_factory=lambda: [KnnConfig(), GeometryConfig()])
