@@ -24,11 +24,15 @@ class Backbone(nn.Module):
     Attributes:
         model: the timm model itself; its state dict is in timm's names.
         widths: feature width of every layer, first to last.
+
+    Args:
+        config: which model.
+        local_size: pixels of local crops, where the model must take them too.
     """
 
-    def __init__(self, config: BackboneConfig):
+    def __init__(self, config: BackboneConfig, local_size: int | None = None):
         super().__init__()
-        self.model = create_timm(config)
+        self.model = create_timm(config, local_size)
         self.pool = config.pool
         self.is_vit = hasattr(self.model, "blocks") and hasattr(self.model, "num_prefix_tokens")
         if self.is_vit:
@@ -132,8 +136,10 @@ def write_out_attention(module: nn.Module) -> None:
             child.fused_attn = False
 
 
-def create_timm(config: BackboneConfig) -> nn.Module:
+def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Module:
     """The timm model that the configuration names, with no classifier.
+
+    With `local_size` a ViT takes images of any size that its patches divide, its positions interpolated.
 
     Raises:
         InputError: an unknown model, one without per-layer features, sizes that do not fit.
@@ -147,6 +153,8 @@ def create_timm(config: BackboneConfig) -> nn.Module:
         sizes["patch_size"] = config.patch_size
     if config.pool == "mean":
         sizes["global_pool"] = "avg"
+    if local_size is not None:
+        sizes["dynamic_img_size"] = True
     try:
         model = _create(config.name, sizes, config.kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -154,6 +162,8 @@ def create_timm(config: BackboneConfig) -> nn.Module:
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
     if any(config.image_size % side for side in patch):
         raise InputError(f"backbone.patch_size: {patch[0]} does not divide image_size {config.image_size}")
+    if local_size is not None and any(local_size % side for side in patch):
+        raise InputError(f"views.local_crops.size: {local_size} is not a multiple of the patch size {patch[0]}")
     if not hasattr(model, "forward_intermediates"):
         raise InputError(f"backbone.name: {config.name} gives no per-layer features; try a ViT or a ResNet")
     return model
@@ -163,7 +173,9 @@ def _create(name: str, sizes: dict, kwargs: dict) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
     except TypeError as error:
-        if "img_size" not in str(error):
+        if "'dynamic_img_size'" in str(error):
+            raise InputError(f"views.local_crops: {name} takes images of one size; try a ViT or a ResNet") from error
+        if "'img_size'" not in str(error):
             raise
         # A model that takes images of any size, and has no patches.
         sizes = {key: value for key, value in sizes.items() if key == "patch_size"}

@@ -1,7 +1,8 @@
 """Losses of one direction: pure functions of predictions and targets, for any number of layers at once.
 
-Shapes: L layers, B rows of this rank, M rows of all ranks, D dimensions. Every function returns one
-loss a layer, (L,), the mean over the B rows. Inputs are normalised here, in float32.
+Shapes: L layers, B rows of this rank, M rows of all ranks, D dimensions, K classes. Every function
+returns one loss a layer, (L,), the mean over the B rows, and computes in float32. Vectors that are
+compared by their angle are normalised here.
 """
 
 import torch
@@ -36,3 +37,17 @@ def info_nce(q_LBD: Tensor, other_MD: Tensor, first_row: int, temperature: float
 def cosine_distance(q_LBD: Tensor, z_BD: Tensor) -> Tensor:
     """2 − 2 cos(q, z): (L,). BYOL; SDSSL Eq. 1."""
     return 2.0 - 2.0 * F.cosine_similarity(q_LBD.float(), z_BD.float(), dim=-1).mean(dim=1)
+
+
+def negative_cosine(q_LBD: Tensor, z_BD: Tensor) -> Tensor:
+    """−cos(q, z): (L,). SimSiam Eq. 1."""
+    return -F.cosine_similarity(q_LBD.float(), z_BD.float(), dim=-1).mean(dim=1)
+
+
+def soft_cross_entropy(logits_LBK: Tensor, targets_BK: Tensor) -> Tensor:
+    """Cross-entropy of softmax(logits) to target probabilities: (L,). DINO Eq. 1.
+
+    As log Σ exp(logits) − ⟨targets, logits⟩, so that no (L, B, K) logarithm is kept for the backward pass.
+    """
+    logits_LBK = logits_LBK.float()
+    return (torch.logsumexp(logits_LBK, dim=-1) - (targets_BK * logits_LBK).sum(dim=-1)).mean(dim=1)

@@ -2,23 +2,29 @@
 
 import torch
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
-from torch import nn
 
 from ssl_core import schedules
 from ssl_core.config import OptimConfig
-from ssl_core.heads import stacked_norm_parameters
+from ssl_core.heads import stacked_vectors
+from ssl_core.methods.two_view import TwoView
 
 LR_BATCH = 256  # `optim.lr` is for a batch of this size
 
 
-def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(method: TwoView, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW, SGD or LARS over what `method` trains; no weight decay on biases and norms.
+
+    `method.constant_lr_parameters()` are in groups of their own, marked `constant_lr`.
 
     LARS takes one trust ratio for each stacked weight of the hidden layers' heads.
     """
-    groups = param_groups_weight_decay(
-        method, config.weight_decay, no_weight_decay_list=stacked_norm_parameters(method)
-    )
+    groups = param_groups_weight_decay(method, config.weight_decay, no_weight_decay_list=stacked_vectors(method))
+    constant = {id(p) for p in method.constant_lr_parameters()}
+    for group in list(groups):
+        kept = [p for p in group["params"] if id(p) in constant]
+        if kept:
+            group["params"] = [p for p in group["params"] if id(p) not in constant]
+            groups.append({**group, "params": kept, "constant_lr": True})
     options = {
         "adamw": {"betas": config.betas, "fused": True},
         "sgd": {"momentum": config.momentum, "nesterov": False},
@@ -28,15 +34,19 @@ def build_optimizer(method: nn.Module, config: OptimConfig) -> torch.optim.Optim
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int, steps_per_epoch: int) -> dict:
-    """Set learning rate and weight decay for `step` of the whole run; both, for the log."""
+    """Set learning rate and weight decay for `step` of the whole run; both, for the log.
+
+    Groups marked `constant_lr` keep the peak from the first step on (SimSiam's predictors).
+    """
     total = config.epochs * steps_per_epoch
     scale = config.batch_size / LR_BATCH
     warmup = round(config.warmup_epochs * steps_per_epoch)
-    lr = schedules.warmup_cosine(step, total, warmup, config.lr * scale, config.min_lr * scale)
+    peak = config.lr * scale
+    lr = schedules.warmup_cosine(step, total, warmup, peak, config.min_lr * scale)
     end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
     weight_decay = schedules.cosine(step / total, config.weight_decay, end)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = peak if group.get("constant_lr") else lr
         # Groups without decay were built with 0 and stay there.
         if group.setdefault("decays", group["weight_decay"] > 0):
             group["weight_decay"] = weight_decay

@@ -2,14 +2,18 @@
 
 from ssl_core.config import RunConfig
 from ssl_core.methods.byol import BYOL
+from ssl_core.methods.dino import DINO
 from ssl_core.methods.mocov3 import MoCoV3
 from ssl_core.methods.simclr import SimCLR
+from ssl_core.methods.simsiam import SimSiam
 from ssl_core.methods.two_view import TwoView
 
-FRAMEWORKS = {"simclr": SimCLR, "byol": BYOL, "mocov3": MoCoV3}
+FRAMEWORKS = {"simclr": SimCLR, "byol": BYOL, "mocov3": MoCoV3, "simsiam": SimSiam, "dino": DINO}
 
 
 def build(config: RunConfig) -> TwoView:
     """The method that `config` describes, on the CPU, initialised from torch's global generator."""
-    framework = FRAMEWORKS[config.framework.name](config.framework)
-    return TwoView(config.backbone, framework, config.distill)
+    framework = FRAMEWORKS[config.framework.name](config.framework, config.optim.epochs)
+    cache = config.positives.cache if config.positives.searches else None
+    local_size = config.views.local_crops.size if config.views.local_crops else None
+    return TwoView(config.backbone, framework, config.distill, cache, local_size)

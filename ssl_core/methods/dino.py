@@ -1,0 +1,58 @@
+"""DINO (Caron et al., 2021): the student's distribution over prototypes follows the EMA teacher's.
+
+    loss = H(softmax((t − c) / τ_t), softmax(q / τ_s)),   c ← m c + (1 − m) mean(t)   (Eqs. 1 and 4)
+
+The centre c keeps one prototype from taking all images, the low temperature τ_t keeps the teacher from
+giving all prototypes the same share.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssl_core import distributed, schedules
+from ssl_core.config import DINOConfig
+from ssl_core.heads import LayerHeads, PrototypeHead
+from ssl_core.losses import soft_cross_entropy
+from ssl_core.methods.framework import Framework
+
+
+class DINO(Framework):
+    ema_teacher = True
+    evaluates_teacher = True
+    predictor = False
+    joint_views = True
+    sum_directions = False
+
+    def __init__(self, config: DINOConfig, epochs: int = 1):
+        super().__init__(config, epochs)
+        self.register_buffer("center", torch.zeros(config.output_dim))
+
+    def make_projector(self, widths: Sequence[int], hidden_dim: int, depth: int) -> PrototypeHead:
+        c = self.config
+        return PrototypeHead(widths, hidden_dim, c.bottleneck_dim, c.output_dim, depth, c.head_norm)
+
+    def teacher_temperature(self, progress: float) -> float:
+        c, epoch = self.config, schedules.epoch_at(progress, self.epochs)
+        return schedules.linear_by_epoch(
+            epoch, c.warmup_teacher_epochs, c.warmup_teacher_temperature, c.teacher_temperature
+        )
+
+    @torch.no_grad()
+    def prepare_targets(self, targets: Tensor, progress: float) -> Tensor:
+        """Teacher outputs (2, B, K) → probabilities, with the centre of before; then the centre moves on."""
+        targets = targets.float()
+        probabilities = torch.softmax((targets - self.center) / self.teacher_temperature(progress), dim=-1)
+        if self.training:
+            mean = distributed.mean_over_ranks(targets.mean(dim=(0, 1)))
+            self.center.lerp_(mean, 1.0 - self.config.center_momentum)
+        return probabilities
+
+    def loss(self, q_LBD: Tensor, other_MD: Tensor, same_MD: Tensor, first_row: int) -> Tensor:
+        return soft_cross_entropy(q_LBD.float() / self.config.temperature, other_MD)
+
+    def frozen_parameters(self, heads: LayerHeads, progress: float) -> Iterable[nn.Parameter]:
+        """The prototypes, in the first epochs."""
+        if schedules.epoch_at(progress, self.epochs) < self.config.freeze_last_layer:
+            yield heads.projector.prototypes.weight
