@@ -21,6 +21,7 @@ from ssl_core.data.loading import Batch, derive_seed, train_loader
 from ssl_core.data.sources import Images
 from ssl_core.data.views import normalise
 from ssl_core.errors import DataError, InputError, TrainingDiverged
+from ssl_core.neighbors import positives
 from ssl_core.optim import build_optimizer, set_rates
 
 Record = dict[str, float]
@@ -62,17 +63,24 @@ class Pretraining:
         images: what on.
         device: where; default: the CPU.
         loaders: loader processes; default: `data.workers`, or this process's threads less one.
+        index: where neighbours are searched, if `positives` wants any; default: in this process.
 
     Attributes:
         method: the module that is trained; `method.encoder.model` is the timm model.
+        positives: which image the second view of each is of.
         epoch: epochs done.
         history: a record for each of them, and for the untrained network.
     """
 
     def __init__(
-        self, config: RunConfig, images: Images, device: torch.device | str = "cpu", loaders: int | None = None
+        self,
+        config: RunConfig,
+        images: Images,
+        device: torch.device | str = "cpu",
+        loaders: int | None = None,
+        index: positives.Index | None = None,
     ):
-        check_sizes(config, images)
+        check_images(config, images)
         self.config, self.images, self.device = config, images, torch.device(device)
         if loaders is None:
             loaders = config.data.workers
@@ -88,6 +96,7 @@ class Pretraining:
         if distributed.world_size() > 1:
             self._trained = DistributedDataParallel(self.method)
         self.optimizer = build_optimizer(self.method, config.optim)
+        self.positives = positives.build(config, images, self.method.index_dim, self.device, index)
         self.loader = train_loader(images.train, config, self.loaders)
         self.steps_per_epoch = len(self.loader) // config.optim.accumulate
         self.epoch = 0
@@ -115,7 +124,10 @@ class Pretraining:
         return self.history
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to go on; the same on every rank. Generators are derived from seed and step."""
+        """All that a run needs to go on beside `positives.save`; the same on every rank.
+
+        Generators are derived from seed and step.
+        """
         return {
             "epoch": self.epoch,
             "history": self.history,
@@ -149,7 +161,8 @@ class Pretraining:
             return self.method.layer_features(images)
 
     def _train_epoch(self, epoch: int, reporter: Reporter) -> Record:
-        self.loader.batch_sampler.epoch = epoch
+        order = self.loader.batch_sampler
+        order.epoch, order.partners = epoch, self.positives.partners(epoch)
         totals: dict[str, Tensor | float] = {}
         batches = iter(self.loader)
         started = time.perf_counter()
@@ -166,6 +179,7 @@ class Pretraining:
             if distributed.rank() == 0:
                 rate = (step + 1) * self.config.optim.batch_size / (time.perf_counter() - started)
                 reporter.on_step(epoch, step + 1, self.steps_per_epoch, rate)
+        self.positives.end_epoch(epoch)
         for _ in batches:  # an epoch's incomplete accumulation; leaves the loader at its end
             pass
         seconds = time.perf_counter() - started
@@ -182,20 +196,29 @@ class Pretraining:
         rates = set_rates(self.optimizer, self.config.optim, step, self.steps_per_epoch)
         torch.manual_seed(derive_seed(_STEP, self.config.seed, step, distributed.rank()))  # for dropped paths
         parts: dict[str, Tensor | float] = {}
+        index_features = []
         for number, batch in enumerate(micro_batches):
             if batch.broken:
                 self._met_broken.update(("train", index) for index in batch.broken)
                 self._check_broken()
             last = number == len(micro_batches) - 1
             views = normalise(batch.views.to(self.device, non_blocking=True))
+            local = batch.local_views
+            if local is not None:
+                local = normalise(local.to(self.device, non_blocking=True))
             with contextlib.ExitStack() as stack:
                 if not last and distributed.world_size() > 1:
                     stack.enter_context(self._trained.no_sync())
                 with self._autocast():
-                    output = self._trained(views, progress)
+                    output = self._trained(views, progress, local)
                 (output.loss / len(micro_batches)).backward()
             for name, value in output.parts.items():
                 parts[name] = parts.get(name, 0.0) + value / len(micro_batches)
+            if output.index_features is not None:
+                index_features.append(output.index_features)
+        if index_features:
+            self.positives.send(torch.cat([batch.ids for batch in micro_batches]), torch.cat(index_features))
+        self.method.drop_frozen_gradients(progress)
         parts["grad_norm"] = self._clip(step, parts)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -223,6 +246,8 @@ class Pretraining:
     def _finish_epoch(self, record: Record, reporter: Reporter) -> None:
         """Evaluate, merge what the ranks know of broken images, warn, record, report."""
         record |= self.evaluate(self.epoch)
+        if self.epoch:
+            record |= self.positives.figures(self.epoch)
         new = {item for part in distributed.gather_objects(self._met_broken) for item in part} - self.broken
         self.broken |= new
         self._met_broken.clear()
@@ -258,13 +283,14 @@ class Pretraining:
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
-def check_sizes(config: RunConfig, images: Images) -> None:
-    """Whether the images are enough for one step.
+def check_images(config: RunConfig, images: Images) -> None:
+    """Whether the images are enough for one step, and allow the positives asked for.
 
     Raises:
-        InputError: fewer training images than a batch.
+        InputError: fewer training images than a batch; no labels, or too few images, for `positives`.
     """
     if len(images.train) < config.optim.batch_size:
         raise InputError(
             f"optim.batch_size: {config.optim.batch_size} is more than the {len(images.train)} images of data.train"
         )
+    positives.check(config, images)

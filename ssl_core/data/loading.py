@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ssl_core import distributed
 from ssl_core.config import RunConfig, ViewsConfig
 from ssl_core.data.sources import BROKEN, Source
-from ssl_core.data.views import centre_view, random_view, to_channels, to_tensor
+from ssl_core.data.views import centre_view, local_view, random_view, to_channels, to_tensor
 from ssl_core.errors import DataError
 
 MAX_BROKEN_RUN = 100  # broken images in a row that others may stand in for
@@ -37,15 +37,22 @@ class Batch:
         ids: (B,) index of each image in its source.
         views: (V, B, C, H, W) uint8.
         broken: indices that could not be decoded; others stand in for them.
+        local_views: (M, B, C, h, w) uint8, with multi-crop.
     """
 
     ids: Tensor
     views: Tensor
     broken: list[int]
+    local_views: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """What a loader with `pin_memory` calls, so that copying to a GPU does not wait."""
-        return Batch(self.ids, self.views.pin_memory(), self.broken)
+        local = None if self.local_views is None else self.local_views.pin_memory()
+        return Batch(self.ids, self.views.pin_memory(), self.broken, local)
+
+
+Item = tuple[int, Tensor, list[int], Tensor | None]
+"""One image of a batch: its index, views (V, C, H, W), what was broken, local views (M, C, h, w)."""
 
 
 def read_or_replace(source: Source, index: int, channels: int) -> tuple[Image.Image, int, list[int]]:
@@ -67,20 +74,29 @@ def read_or_replace(source: Source, index: int, channels: int) -> tuple[Image.Im
 
 
 class TrainImages(Dataset):
-    """(epoch, index) → two random views of an image."""
+    """(epoch, index, partner) → a random view of image `index`, one of image `partner`, and local crops of the first."""
 
     def __init__(self, source: Source, views: ViewsConfig, image_size: int, channels: int, seed: int):
         self.source, self.channels, self.seed = source, channels, seed
         self.views = [random_view(views, view, image_size, channels) for view in (0, 1)]
+        self.local_view = local_view(views, image_size, channels) if views.local_crops else None
+        self.local_count = views.local_crops.count if views.local_crops else 0
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor, list[int]]:
-        epoch, index = item
-        image, index, broken = read_or_replace(self.source, index, self.channels)
+    def __getitem__(self, item: tuple[int, int, int]) -> Item:
+        epoch, index, partner = item
+        image, used, broken = read_or_replace(self.source, index, self.channels)
+        other = image
+        if partner != index:
+            other, _, more = read_or_replace(self.source, partner, self.channels)
+            broken += more
         state = torch.get_rng_state()  # in a loader process of its own, or in the training process
-        torch.default_generator.manual_seed(derive_seed(_VIEWS, self.seed, epoch, index))
-        views = torch.stack([to_tensor(view(image)) for view in self.views])
+        torch.default_generator.manual_seed(derive_seed(_VIEWS, self.seed, epoch, used))
+        views = torch.stack([to_tensor(self.views[0](image)), to_tensor(self.views[1](other))])
+        local = None
+        if self.local_view is not None:
+            local = torch.stack([to_tensor(self.local_view(image)) for _ in range(self.local_count)])
         torch.set_rng_state(state)
-        return index, views, broken
+        return used, views, broken, local
 
 
 class EvalImages(Dataset):
@@ -90,16 +106,20 @@ class EvalImages(Dataset):
         self.source, self.channels = source, channels
         self.view = centre_view(image_size)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor, list[int]]:
+    def __getitem__(self, index: int) -> Item:
         image, index, broken = read_or_replace(self.source, index, self.channels)
-        return index, to_tensor(self.view(image))[None], broken
+        return index, to_tensor(self.view(image))[None], broken, None
 
 
 class EpochOrder(Sampler):
-    """This worker's (epoch, index) batches of one epoch: shuffled, without overlap, incomplete steps dropped.
+    """This worker's (epoch, index, partner) batches of one epoch: shuffled, without overlap, incomplete steps dropped.
 
     A step's global batch is the same for any number of workers; worker r takes its r-th slice. A set
     larger than the memory budget is shuffled in blocks that are read together.
+
+    Attributes:
+        epoch: which one; set it before iterating.
+        partners: (images,) which image the second view of each is of; None: of itself.
     """
 
     def __init__(self, source: Source, micro_batch: int, seed: int, budget_bytes: int):
@@ -108,6 +128,7 @@ class EpochOrder(Sampler):
         if self.blocks is not None:  # half of the budget, because the next window is read while this one is used
             self.per_window = max(1, len(self.blocks) * budget_bytes // (2 * source.total_bytes))
         self.epoch = 0
+        self.partners: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.images // (self.micro_batch * distributed.world_size())
@@ -127,28 +148,31 @@ class EpochOrder(Sampler):
             ]
         )
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         world, rank = distributed.world_size(), distributed.rank()
         order = self.order()[: len(self) * world * self.micro_batch].reshape(len(self), world, self.micro_batch)
         for batch in order[:, rank]:
-            yield [(self.epoch, int(index)) for index in batch]
+            partners = batch if self.partners is None else self.partners[batch]
+            yield [(self.epoch, int(index), int(partner)) for index, partner in zip(batch, partners, strict=True)]
 
 
-def _collate(items: list[tuple[int, Tensor, list[int]]]) -> Batch:
-    ids, views, broken = zip(*items, strict=True)
-    return Batch(torch.tensor(ids), torch.stack(views, dim=1), [index for some in broken for index in some])
+def _collate(items: list[Item]) -> Batch:
+    ids, views, broken, local = zip(*items, strict=True)
+    local_views = None if local[0] is None else torch.stack(local, dim=1)
+    return Batch(torch.tensor(ids), torch.stack(views, dim=1), [i for some in broken for i in some], local_views)
 
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def train_images(source: Source, config: RunConfig) -> TrainImages:
-    return TrainImages(source, config.views, config.backbone.image_size, config.backbone.channels, config.seed)
+def train_images(source: Source, config: RunConfig, local_crops: bool = True) -> TrainImages:
+    views = config.views if local_crops else config.views.model_copy(update={"local_crops": None})
+    return TrainImages(source, views, config.backbone.image_size, config.backbone.channels, config.seed)
 
 
 def train_loader(source: Source, config: RunConfig, workers: int) -> DataLoader:
-    """Batches of this worker; set `loader.batch_sampler.epoch` before iterating."""
+    """Batches of this worker; set `epoch` and `partners` of `loader.batch_sampler` before iterating."""
     return DataLoader(
         train_images(source, config),
         batch_sampler=EpochOrder(source, config.micro_batch, config.seed, config.data.cache_mb << 20),

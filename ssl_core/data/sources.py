@@ -256,8 +256,13 @@ def open_images(config: DataConfig) -> Images:
 
 
 def _open(paths: str | Sequence[str], key: str, config: DataConfig) -> Source:
-    if paths == DIGITS:
-        return DigitsSource(key)
+    source = DigitsSource(key) if paths == DIGITS else _open_files(paths, key, config)
+    if config.labels == "none":
+        source.labels, source.classes = None, ()
+    return source
+
+
+def _open_files(paths: str | Sequence[str], key: str, config: DataConfig) -> Source:
     roots = [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
     for root in roots:
         if not root.exists():
@@ -272,8 +277,6 @@ def _open(paths: str | Sequence[str], key: str, config: DataConfig) -> Source:
     if not len(source):
         raise InputError(f"data.{key}: no images in {', '.join(map(str, roots))}")
     _probe(source, key)
-    if config.labels == "none":
-        source.labels, source.classes = None, ()
     return source
 
 

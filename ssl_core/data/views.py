@@ -62,18 +62,42 @@ class GaussianBlur(v2.Transform):
 
 def random_view(config: ViewsConfig, view: int, image_size: int, channels: int) -> v2.Compose:
     """The augmentation of one view (0 or 1): PIL image → PIL image of `image_size`."""
-    jitter = {"brightness": config.brightness, "contrast": config.contrast}
+    probabilities = {name: getattr(config, name)[view] for name in ("jitter", "grey", "blur", "solarize", "flip")}
+    return _augmentation(config, image_size, image_size, config.crop_scale[view], channels, **probabilities)
+
+
+def local_view(config: ViewsConfig, image_size: int, channels: int) -> v2.Compose:
+    """The augmentation of a local crop (multi-crop): as view 1's, but smaller, blurred as often as it says."""
+    local = config.local_crops
+    probabilities = {name: getattr(config, name)[0] for name in ("jitter", "grey", "flip")}
+    return _augmentation(config, image_size, local.size, local.scale, channels, blur=local.blur, **probabilities)
+
+
+def _augmentation(
+    config: ViewsConfig,
+    image_size: int,
+    size: int,
+    scale: tuple[float, float],
+    channels: int,
+    *,
+    jitter: float,
+    grey: float,
+    blur: float,
+    flip: float,
+    solarize: float = 0.0,
+) -> v2.Compose:
+    colours = {"brightness": config.brightness, "contrast": config.contrast}
     if channels == 3:
-        jitter |= {"saturation": config.saturation, "hue": config.hue}
+        colours |= {"saturation": config.saturation, "hue": config.hue}
     low, high = (sigma * image_size / NOMINAL_SIZE for sigma in config.blur_sigma)
     steps = [
         (True, v2.RandomRotation(config.rotation)) if config.rotation else (False, None),
-        (True, v2.RandomResizedCrop(image_size, scale=config.crop_scale[view])),
-        (config.jitter[view] and any(jitter.values()), v2.RandomApply([v2.ColorJitter(**jitter)], config.jitter[view])),
-        (config.grey[view] and channels == 3, v2.RandomGrayscale(config.grey[view])),
-        (config.blur[view], v2.RandomApply([GaussianBlur(low, high)], config.blur[view])),
-        (config.solarize[view], v2.RandomSolarize(128, config.solarize[view])),
-        (config.flip[view], v2.RandomHorizontalFlip(config.flip[view])),
+        (True, v2.RandomResizedCrop(size, scale=scale)),
+        (jitter and any(colours.values()), v2.RandomApply([v2.ColorJitter(**colours)], jitter)),
+        (grey and channels == 3, v2.RandomGrayscale(grey)),
+        (blur, v2.RandomApply([GaussianBlur(low, high)], blur)),
+        (solarize, v2.RandomSolarize(128, solarize)),
+        (flip, v2.RandomHorizontalFlip(flip)),
     ]
     return v2.Compose([transform for wanted, transform in steps if wanted])
 

@@ -62,8 +62,8 @@ class Context:
     def pairs(self, split: str, limit: int) -> list[Tensor]:
         """Features of two random views of at most `limit` images of a split: each layer's (2, N, D)."""
         source = getattr(self.images, split)
-        keys = [(0, index) for index in _pick(len(source), limit).tolist()]
-        return self._extract(split, train_images(source, self.config), keys)[1]
+        keys = [(0, index, index) for index in _pick(len(source), limit).tolist()]
+        return self._extract(split, train_images(source, self.config, local_crops=False), keys)[1]
 
     @torch.no_grad()
     def _extract(self, split: str, dataset: Dataset, keys: list) -> tuple[np.ndarray, list[Tensor]]:
