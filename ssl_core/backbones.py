@@ -162,8 +162,11 @@ def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Mod
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
     if any(config.image_size % side for side in patch):
         raise InputError(f"backbone.patch_size: {patch[0]} does not divide image_size {config.image_size}")
-    if local_size is not None and any(local_size % side for side in patch):
-        raise InputError(f"views.local_crops.size: {local_size} is not a multiple of the patch size {patch[0]}")
+    if local_size is not None:
+        if getattr(getattr(model, "patch_embed", None), "strict_img_size", False):
+            raise InputError(f"views.local_crops: {config.name} takes images of one size; try a ViT or a ResNet")
+        if any(local_size % side for side in patch):
+            raise InputError(f"views.local_crops.size: {local_size} is not a multiple of the patch size {patch[0]}")
     if not hasattr(model, "forward_intermediates"):
         raise InputError(f"backbone.name: {config.name} gives no per-layer features; try a ViT or a ResNet")
     return model
@@ -173,9 +176,7 @@ def _create(name: str, sizes: dict, kwargs: dict) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
     except TypeError as error:
-        if "'dynamic_img_size'" in str(error):
-            raise InputError(f"views.local_crops: {name} takes images of one size; try a ViT or a ResNet") from error
-        if "'img_size'" not in str(error):
+        if "img_size" not in str(error):
             raise
         # A model that takes images of any size, and has no patches.
         sizes = {key: value for key, value in sizes.items() if key == "patch_size"}
