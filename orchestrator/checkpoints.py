@@ -1,6 +1,8 @@
 """A run's checkpoints: written atomically, the newest few and the best kept, the newest readable one found."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,15 @@ from safetensors.torch import save
 from torch import nn
 
 from orchestrator.files import write_atomically
-from ssl_core.config import CheckpointConfig, RunConfig
+from ssl_core.config import RunConfig
 
 
 class CheckpointStore:
-    """The folder `checkpoints/` of a run: one file an epoch, `epoch_0012.pt`."""
+    """What a run in folder `output` can go on from: `checkpoints/epoch_0012.pt`, and the index in `neighbors/`."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig):
-        self.folder, self.config = folder, config
+    def __init__(self, output: Path, config: RunConfig):
+        self.folder, self.neighbors = output / "checkpoints", output / "neighbors"
+        self.config, self._window = config.checkpoint, config.positives.window
 
     def paths(self) -> list[Path]:
         """All checkpoints, oldest first."""
@@ -31,7 +34,18 @@ class CheckpointStore:
         keep = {*self.paths()[-self.config.keep :], self._path(self.best_epoch(state["history"]))}
         for old in set(self.paths()) - keep:
             old.unlink()
+        self._prune_neighbors()
         return path
+
+    def _prune_neighbors(self) -> None:
+        """Drop what no checkpoint that a run goes on from (not the best, the newest) needs any more."""
+        resumable = [_epoch(path) for path in self.paths()[-self.config.keep :]]
+        for cache in self.neighbors.glob("cache_*"):
+            if _epoch(cache) not in resumable:
+                shutil.rmtree(cache)
+        for lists in self.neighbors.glob("epoch_*.parquet"):
+            if _epoch(lists) <= resumable[0] - self._window:
+                lists.unlink()
 
     def load_latest(self, on_broken: Callable[[str], None]) -> dict[str, Any] | None:
         """The state of the newest readable checkpoint, or None; `on_broken` is told of those that are not."""
@@ -50,6 +64,10 @@ class CheckpointStore:
 
     def _path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:04d}.pt"
+
+
+def _epoch(path: Path) -> int:
+    return int(re.search(r"\d+", path.name).group())
 
 
 def save_encoder(model: nn.Module, config: RunConfig, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `strata pretrain | recipes | show | ui | doctor`.
+"""The command line: `strata pretrain | recipes | show | neighbors | ui | doctor`.
 
 Exit status 0: done; 1: the work failed; 2: the input is wrong. Heavy imports wait until work starts,
 so that `strata --help` answers at once.
@@ -131,6 +131,37 @@ def show(
         default = str(defaults.get(key, "")) if changed else ""
         table.add_row("*" if changed else "", *row, recipes.describe(key) if explain else default)
     console.print(table, highlight=False)
+
+
+@app.command()
+def neighbors(
+    run: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="A training image by number, or by the end of its file's name; may be repeated."),
+    ] = None,
+    epoch: Annotated[int | None, typer.Option(help="After which epoch.  [default: the last]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The PNG file.  [default: in the run's plots/]", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Draw images of a run with their neighbours in order, each with the probability of being its partner.
+
+    A red frame says that the neighbour has another label. Runs with `positives.kind=adasim` or `nearest`
+    have neighbours; `strata neighbors RUN --image 12 --image cats/tom.jpg` shows those of two images.
+    """
+    from orchestrator.neighbors import draw_neighbors, find_images
+    from orchestrator.pretrain import run_at
+    from ssl_core.data.sources import open_images
+
+    found = run_at(run, "RUN")
+    source = open_images(found.config.data).train
+    queries = find_images(source, image or [])
+    name = "neighbors" + "".join(f"_{query}" for query in queries) + (f"_epoch{epoch}" if epoch else "")
+    target = output or found.output / "plots" / f"{name}.png"
+    draw_neighbors(found.config, found.output, source, target, epoch, queries)
+    console.print(f"{target}", highlight=False, soft_wrap=True)
 
 
 @app.command()

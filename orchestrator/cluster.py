@@ -70,11 +70,14 @@ def connected() -> Iterator[None]:
             ray.shutdown()
 
 
-def worker_share(scaling: ScalingConfig) -> WorkerShare:
+def worker_share(scaling: ScalingConfig, indexed: bool = False) -> WorkerShare:
     """CPUs and GPUs of each worker on the connected cluster.
 
+    Args:
+        indexed: the run has index actors, which may want a part of the GPUs.
+
     Raises:
-        InputError: the cluster cannot hold the workers.
+        InputError: the cluster cannot hold the workers, or the index.
     """
     import ray
 
@@ -96,5 +99,12 @@ def worker_share(scaling: ScalingConfig) -> WorkerShare:
         raise InputError(
             f"scaling.workers: {scaling.workers} workers of {need} each do not fit: the cluster's {len(nodes)} node(s) "
             f"with {total_cpus:g} CPUs and {total_gpus:g} GPUs hold {fits}"
+        )
+    index_gpus = scaling.index_shards * scaling.index_gpus if indexed else 0.0
+    if index_gpus and scaling.workers * gpus + index_gpus > total_gpus:
+        raise InputError(
+            f"scaling.index_gpus: {scaling.index_shards} index actor(s) with {scaling.index_gpus:g} GPUs each do not "
+            f"fit beside {scaling.workers} workers with {gpus:g}: the cluster has {total_gpus:g}; "
+            f"they can share one, such as scaling.gpus_per_worker=0.9 scaling.index_gpus=0.1"
         )
     return WorkerShare(cpus, gpus)

@@ -21,6 +21,8 @@ COLUMNS = (  # title, metric, format
     ("k-NN last", "knn/last", "{:.1%}"),
     ("k-NN best", "knn/best", "{:.1%}"),
     ("RankMe", "rankme/last", "{:.1f}"),
+    ("other image", "positives/bootstrap_ratio", "{:.1%}"),
+    ("same class", "positives/same_class", "{:.1%}"),
     ("images/s", "images_per_second", "{:.0f}"),
 )
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 POLL = 0.2  # seconds between looks into the mailbox
 STOP_TIMEOUT = 5.0  # seconds that workers get to end by themselves
+MAX_RESTARTS = 3  # times that a run goes on by itself after it lost its neighbour index
 PACKAGES = ("strata-ssl", "torch", "torchvision", "timm", "ray", "mlflow", "pyarrow", "numpy", "pillow")
 
 
@@ -56,9 +57,14 @@ def new_run(config: RunConfig, output: Path | None) -> Run:
 
 def resumed_run(output: Path, overrides: list[str]) -> Run:
     """The run whose folder is `output`, to go on from its newest checkpoint."""
+    return run_at(output, "--resume", overrides)
+
+
+def run_at(output: Path, given_as: str, overrides: Sequence[str] = ()) -> Run:
+    """The run whose folder is `output`; `given_as` names the argument in errors."""
     file = output.absolute() / "config.yaml"
     if not file.is_file():
-        raise InputError(f"--resume: {output} is no run's folder (it has no config.yaml)")
+        raise InputError(f"{given_as}: {output} is no run's folder (it has no config.yaml)")
     return Run(_absolute_paths(recipes.load(file, overrides)), output.absolute())
 
 
@@ -75,24 +81,27 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     """
     from orchestrator import cluster
     from ssl_core.data.sources import open_images
+    from ssl_core.neighbors.positives import remarks
 
     images = open_images(run.config.data)
+    for remark in remarks(run.config):
+        console.print(f"[yellow]warning:[/yellow] {remark}", highlight=False, soft_wrap=True)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
     with _interruptible(), ThreadPoolExecutor(1) as pool:
         checked = pool.submit(_check_method, run.config, images)
         with cluster.connected():
-            share = cluster.worker_share(run.config.scaling)
-            checked.result()
+            share = cluster.worker_share(run.config.scaling, run.config.positives.searches)
+            index_dim = checked.result()
             tracker = pool.submit(_open_tracker, run, console)
-            training = _Training(run, share)
+            training = _Training(run, share, len(images.train), index_dim)
             try:
-                recorder = _Recorder(run, tracker.result(), console, started)
+                recorder = _Recorder(run, images, tracker.result(), console, started)
             except BaseException:
                 training.stop()
                 raise
             try:
                 with recorder.display:
-                    training.follow(recorder.take)
+                    training.follow(recorder.take, recorder.warn)
             except KeyboardInterrupt:
                 recorder.close("KILLED")
                 raise
@@ -102,16 +111,16 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
         return recorder.close("FINISHED")
 
 
-def _check_method(config: RunConfig, images: "Images") -> None:
-    """What needs torch to be known."""
+def _check_method(config: RunConfig, images: "Images") -> int:
+    """What needs torch to be known; the width of the features that stand for an image."""
     import torch
 
     from ssl_core import methods
-    from ssl_core.loop import check_sizes
+    from ssl_core.loop import check_images
 
-    check_sizes(config, images)
+    check_images(config, images)
     with torch.device("meta"):  # shapes only
-        methods.build(config)
+        return methods.build(config).index_dim
 
 
 def _open_tracker(run: Run, console: Console) -> Tracker:
@@ -126,28 +135,40 @@ def _open_tracker(run: Run, console: Console) -> Tracker:
 
 
 class _Training:
-    """Ray Train in a thread of its own, so that this one can take the workers' messages."""
+    """Ray Train in a thread of its own, so that this one can take the workers' messages; and the index actors."""
 
-    def __init__(self, run: Run, share: "WorkerShare"):
+    def __init__(self, run: Run, share: "WorkerShare", num_images: int, index_dim: int):
+        self.run, self.share, self.num_images, self.index_dim = run, share, num_images, index_dim
+        self._restarts = 0
+        self._start()
+
+    def _start(self) -> None:
         from ray.train import RunConfig as TrainRunConfig
         from ray.train import ScalingConfig
         from ray.train.torch import TorchTrainer
 
+        from orchestrator.index_actor import start_shards
         from orchestrator.worker import Mailbox, train_worker
 
-        self.run, self.error = run, None
+        run, config = self.run, self.run.config
+        self.error: BaseException | None = None
         self.mailbox = Mailbox.remote()
-        resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+        self.shards = []
+        if config.positives.searches:
+            folder = run.output / "neighbors"
+            self.shards = start_shards(config.positives, config.scaling, self.num_images, self.index_dim, folder)
+        resources = {"CPU": self.share.cpus} | ({"GPU": self.share.gpus} if self.share.gpus else {})
         self._trainer = TorchTrainer(
             train_worker,
             train_loop_config={
-                "config": run.config.model_dump(mode="json"),
+                "config": config.model_dump(mode="json"),
                 "output": str(run.output),
                 "mailbox": self.mailbox,
-                "threads": share.cpus,
+                "shards": self.shards,
+                "threads": self.share.cpus,
             },
             scaling_config=ScalingConfig(
-                num_workers=run.config.scaling.workers, use_gpu=share.gpus > 0, resources_per_worker=resources
+                num_workers=config.scaling.workers, use_gpu=self.share.gpus > 0, resources_per_worker=resources
             ),
             run_config=TrainRunConfig(name="ray-train", storage_path=str(run.output)),
         )
@@ -160,12 +181,26 @@ class _Training:
         except BaseException as error:
             self.error = error
 
-    def follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
-        """Hand all messages to `take` until training has ended.
+    def follow(self, take: Callable[[list[tuple[str, Any]]], None], warn: Callable[[str], None]) -> None:
+        """Hand all messages to `take` until training has ended; start again from the checkpoint if the index is lost.
 
         Raises:
             InputError, WorkFailed: it ended badly.
         """
+        from orchestrator.index_actor import IndexLost
+
+        while True:
+            self._follow_once(take)
+            if self.error is None:
+                return
+            error = _cause(self.error)
+            if not isinstance(error, IndexLost) or self._restarts == MAX_RESTARTS:
+                raise _explain(self.error, self.run)
+            warn(f"{error}; going on from the newest checkpoint with a new one")
+            self._restarts += 1
+            self._start()
+
+    def _follow_once(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
         import ray
 
         try:
@@ -176,8 +211,8 @@ class _Training:
         except BaseException:
             self.stop()
             raise
-        if self.error is not None:
-            raise _explain(self.error, self.run)
+        for shard in self.shards:
+            ray.kill(shard)
 
     def stop(self) -> None:
         """End the workers: ask first, and leave them nobody to report to."""
@@ -185,36 +220,47 @@ class _Training:
 
         self.mailbox.stop.remote()
         self._thread.join(STOP_TIMEOUT)
-        ray.kill(self.mailbox)
+        for actor in (self.mailbox, *self.shards):
+            ray.kill(actor)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong in the workers, without Ray's wrapping: what one of them said, rather than how another fell."""
+    from orchestrator.index_actor import IndexLost
+
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    causes = [getattr(failure, "cause", None) or failure for failure in failures]
+    known = (InputError, DataError, TrainingDiverged, IndexLost)
+    return next((cause for cause in causes if isinstance(cause, known)), causes[0])
 
 
 def _explain(error: BaseException, run: Run) -> BaseException:
-    """What went wrong in the workers, without Ray's wrapping."""
-    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    causes = [getattr(failure, "cause", None) or failure for failure in failures]
-    known = next((c for c in causes if isinstance(c, (InputError, DataError, TrainingDiverged))), None)
-    if isinstance(known, InputError):
-        return known
+    """How a run that `error` ended is reported."""
+    cause = _cause(error)
+    if isinstance(cause, InputError):
+        return cause
     from orchestrator.checkpoints import CheckpointStore
 
-    checkpoints = CheckpointStore(run.output / "checkpoints", run.config.checkpoint).paths()
+    checkpoints = CheckpointStore(run.output, run.config).paths()
     last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
-    failed = WorkFailed(f"{known or causes[0]}\n{last}")
-    failed.__cause__ = known or causes[0]
+    failed = WorkFailed(f"{cause}\n{last}")
+    failed.__cause__ = cause
     return failed
 
 
 class _Recorder:
     """Takes the workers' messages: shows them, writes them down, hands them to MLflow."""
 
-    def __init__(self, run: Run, tracker: Tracker, console: Console, started: float):
-        self.run, self.tracker, self.console, self.started = run, tracker, console, started
+    def __init__(self, run: Run, images: "Images", tracker: Tracker, console: Console, started: float):
+        self.run, self.images, self.tracker, self.console, self.started = run, images, tracker, console, started
         self.history: list[dict[str, float]] = []
         self.about: dict[str, Any] = {}
         self.startup_seconds: float | None = None
         columns = ["epoch", "loss", "loss/last", "knn/last", "knn/best", "rankme/last", "images_per_second"]
         if run.config.distill is not None:
             columns += ["loss/hidden", "loss/predictor", "alpha"]
+        if run.config.positives.kind != "augment":
+            columns += ["positives/bootstrap_ratio", "positives/same_class"]
         self.display = RunDisplay(console, run.config.optim.epochs, columns)
         self._metrics = run.output / "metrics.jsonl"
 
@@ -251,8 +297,24 @@ class _Recorder:
             file.write(json.dumps(record) + "\n")
         self.display.epoch(record)
         self.tracker.log(record)
+        self._draw_neighbors(int(record["epoch"]))
+
+    def _draw_neighbors(self, epoch: int) -> None:
+        config = self.run.config
+        if not epoch or not config.positives.searches:
+            return
+        if epoch % config.positives.picture_every and epoch != config.optim.epochs:
+            return
+        from orchestrator.neighbors import draw_neighbors
+
+        target = self.run.output / "plots" / f"neighbors_{epoch:04d}.png"
+        draw_neighbors(config, self.run.output, self.images.train, target, epoch)
+        self.tracker.log_files([(target, "plots")])
 
     def _on_warning(self, message: str) -> None:
+        self.warn(message)
+
+    def warn(self, message: str) -> None:
         self.console.print(f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True)
 
     def close(self, status: str) -> dict[str, Any]:

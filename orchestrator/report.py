@@ -12,15 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from orchestrator.display import layers_of
+from ssl_core.data.sources import Source
+from ssl_core.data.views import to_channels
 
 Record = Mapping[str, float]
+PICTURE_COLUMNS, TILE = 10, 128  # of a picture of neighbours: how many; pixels of each
 SIGNALS = ("knn", "rankme", "std", "alignment", "uniformity")
 TITLES = {"knn": "k-NN accuracy", "rankme": "RankMe", "std": "feature deviation"}
 
 
 def draw_plots(history: Sequence[Record], folder: Path) -> list[Path]:
     """All pictures that the history gives, as PNG files in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     trained = [record for record in history if "loss" in record]
     evaluated = [record for record in history if any(layers_of(record, name) for name in SIGNALS)]
     figures = {}
@@ -29,14 +31,18 @@ def draw_plots(history: Sequence[Record], folder: Path) -> list[Path]:
     for name in ("knn", "rankme"):
         if evaluated and layers_of(evaluated[-1], name):
             figures[f"{name}_by_layer"] = _heat_map([r for r in evaluated if layers_of(r, name)], name)
+    if any(name.startswith("positives/") for record in trained for name in record):
+        figures["positives"] = _positives(trained)
     if len(evaluated) > 1:
         figures["before_after"] = _before_after(evaluated[0], evaluated[-1])
-    paths = []
-    for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=120)
-        plt.close(figure)
-    return paths
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
 
 
 def _loss_and_schedules(records: Sequence[Record]) -> Figure:
@@ -61,6 +67,25 @@ def _loss_and_schedules(records: Sequence[Record]) -> Figure:
 def _line(axis: Axes, records: Sequence[Record], name: str, label: str | None = None) -> None:
     axis.plot([r["epoch"] for r in records], [r[name] for r in records], marker=".", label=label)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _positives(records: Sequence[Record]) -> Figure:
+    """How far pairs were drawn from neighbours, and how good these were (AdaSim, Fig. 3)."""
+    panels = {
+        "share of images": ("bootstrap_ratio", "gate_open"),
+        "same class": ("same_class", "nn_top1", "nn_top2"),
+        "similarity": ("self_similarity", "spread"),
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.4), layout="constrained")
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            there = [record for record in records if f"positives/{name}" in record]
+            if there:
+                _line(axis, there, f"positives/{name}", label=name.replace("_", " "))
+        axis.set(title=title, xlabel="epoch")
+        if axis.lines:
+            axis.legend(frameon=False)
+    return figure
 
 
 def _heat_map(records: Sequence[Record], name: str) -> Figure:
@@ -96,3 +121,45 @@ def _before_after(before: Record, after: Record) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
     return figure
+
+
+def neighbor_picture(
+    source: Source, queries: np.ndarray, ids: np.ndarray, probabilities: np.ndarray, gate: np.ndarray, title: str
+) -> Figure:
+    """Images and their neighbours in order, each with its probability as a bar (AdaSim, Fig. 1).
+
+    Args:
+        queries: (B,) images of `source`; ids, probabilities: (B, S) from `Window.distribution`, −1 for none.
+        gate: (B,) whether a partner is drawn; where not, the image is its own.
+
+    A neighbour with another label than its query has a red frame.
+    """
+    columns = max(2, 1 + int((ids[:, :PICTURE_COLUMNS] >= 0).sum(1).max(initial=1)))
+    rows = len(queries)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.25 * columns + 0.9, 1.35 * rows + 0.5), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, query in enumerate(queries):
+        _tile(axes[row][0], source, query)
+        axes[row][0].set_title(f"image {query}\n{'drawn' if gate[row] else 'gate shut'}", fontsize=7)
+        for column, (near, probability) in enumerate(zip(ids[row], probabilities[row], strict=True), start=1):
+            if near < 0 or column >= columns:
+                break
+            axis = axes[row][column]
+            _tile(axis, source, near)
+            axis.set_title("itself" if near == query else f"image {near}", fontsize=7)
+            axis.barh(0.03, probability, 0.06, color="tab:green", align="center", transform=axis.transAxes)
+            axis.text(0.02, 0.09, f"{probability:.2f}", transform=axis.transAxes, fontsize=7, color="tab:green")
+            if source.labels is not None and source.labels[near] != source.labels[query]:
+                frame = {"fill": False, "edgecolor": "tab:red", "linewidth": 3, "transform": axis.transAxes}
+                axis.add_patch(plt.Rectangle((0, 0), 1, 1, **frame))
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _tile(axis: Axes, source: Source, index: int) -> None:
+    image = to_channels(source.read(int(index)), 3)
+    image.thumbnail((TILE, TILE))
+    axis.imshow(np.asarray(image))

@@ -13,9 +13,11 @@ import ray.train.torch
 import torch
 
 from orchestrator.checkpoints import CheckpointStore, save_encoder
+from orchestrator.index_actor import ShardedIndex
 from ssl_core.config import RunConfig
 from ssl_core.data.sources import open_images
 from ssl_core.loop import Pretraining, Record
+from ssl_core.neighbors.positives import Positives
 
 STEP_INTERVAL = 0.5  # seconds between two messages about steps
 # Every loader process has these already; the second is what it runs again because it is a worker's main module.
@@ -53,8 +55,8 @@ class Stopped(RuntimeError):
 class WorkerReporter:
     """Tells the driver (rank 0 only) and Ray Train (every rank), and keeps checkpoints (rank 0)."""
 
-    def __init__(self, mailbox: Any, store: CheckpointStore, epochs: int):
-        self.mailbox, self.store, self.epochs = mailbox, store, epochs
+    def __init__(self, mailbox: Any, store: CheckpointStore, positives: Positives, epochs: int):
+        self.mailbox, self.store, self.positives, self.epochs = mailbox, store, positives, epochs
         self.rank = ray.train.get_context().get_world_rank()
         self._last_step = 0.0
 
@@ -84,6 +86,7 @@ class WorkerReporter:
         # The checkpoint holds the record: once it is written, a restart neither loses nor repeats the epoch.
         if self.rank == 0:
             if epoch and (epoch % self.store.config.every_epochs == 0 or epoch == self.epochs):
+                self.positives.save(self.store.neighbors, epoch)
                 self.store.save(state())
             self.tell("epoch", record)
         ray.train.report(record)
@@ -107,7 +110,8 @@ def train_worker(job: dict[str, Any]) -> None:
     """The function that every Ray Train worker runs.
 
     Args:
-        job: `config` (a resolved configuration as a dict), `output` (the run's folder), `mailbox`, `threads`.
+        job: `config` (a resolved configuration as a dict), `output` (the run's folder), `mailbox`, `threads`,
+            `shards` (of the neighbour index; none where nothing is searched).
     """
     start_loader_server()
     torch.set_num_threads(job["threads"])
@@ -115,12 +119,14 @@ def train_worker(job: dict[str, Any]) -> None:
     output = Path(job["output"])
     images = open_images(config.data)
     device = ray.train.torch.get_device()
-    run = Pretraining(config, images, device)
-    store = CheckpointStore(output / "checkpoints", config.checkpoint)
-    reporter = WorkerReporter(job["mailbox"], store, config.optim.epochs)
+    index = ShardedIndex(job["shards"], len(images.train)) if job["shards"] else None
+    run = Pretraining(config, images, device, index=index)
+    store = CheckpointStore(output, config)
+    reporter = WorkerReporter(job["mailbox"], store, run.positives, config.optim.epochs)
     state = store.load_latest(reporter.on_warning if reporter.rank == 0 else lambda _: None)
     if state is not None:
         run.load_state_dict(state)
+        run.positives.load(store.neighbors, run.epoch)
     if reporter.rank == 0:
         trained = sum(p.numel() for p in run.method.parameters() if p.requires_grad)
         encoder = sum(p.numel() for p in run.method.encoder.parameters())

@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.pretrain import new_run, pretrain, resumed_run
 from ssl_core import recipes
-from ssl_core.config import CheckpointConfig
+from tests.conftest import tiny_config
 from tests.orchestrator.conftest import TINY
 
 EPOCHS = 20  # enough of them that a signal after the second comes in the middle
@@ -86,7 +86,7 @@ def test_an_interrupted_run_ends_bit_equal(ray_session, folders, tmp_path: Path,
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, CheckpointConfig(keep=3))
+    store = CheckpointStore(tmp_path, tiny_config(checkpoint={"keep": 3}))
     for epoch in (1, 2):
         store.save({"epoch": epoch, "history": []})
     newest = store.paths()[-1]
@@ -97,11 +97,11 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, CheckpointConfig(keep=2))
+    store = CheckpointStore(tmp_path, tiny_config(checkpoint={"keep": 2}))
     history: list[dict[str, float]] = []
     for epoch, accuracy in enumerate([0.1, 0.2, 0.9, 0.3, 0.4, 0.5]):
         history.append({"epoch": float(epoch), "knn/last": accuracy})
         if epoch:
             store.save({"epoch": epoch, "history": history})
     assert [path.stem for path in store.paths()] == ["epoch_0002", "epoch_0004", "epoch_0005"]
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(store.folder.glob("*.partial"))

@@ -1,0 +1,71 @@
+"""What a run's images found to be near them: pictures from the neighbours that the run has written down."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.report import neighbor_picture, save_figure
+from ssl_core.config import RunConfig
+from ssl_core.data.sources import Source
+from ssl_core.errors import InputError
+from ssl_core.neighbors.files import read_epoch
+from ssl_core.neighbors.positives import index_options
+from ssl_core.neighbors.window import Window
+
+SHOWN = 8  # images of a picture that nobody chose
+
+
+def draw_neighbors(
+    config: RunConfig, output: Path, source: Source, target: Path, epoch: int | None = None, images: Sequence[int] = ()
+) -> Path:
+    """A picture of `images` (default: some, always the same) and what they may be paired with after `epoch`.
+
+    Args:
+        output: the run's folder.
+        source: the run's training images.
+        epoch: default: the last one that is written down.
+
+    Raises:
+        InputError: the run has written nothing down for it.
+    """
+    folder = output / "neighbors"
+    written = [int(re.search(r"\d+", path.name).group()) for path in folder.glob("epoch_*.parquet")]
+    if not written:
+        raise InputError(f"{output}: no neighbours in it; a run with positives.kind=adasim or nearest has them")
+    epoch = max(written) if epoch is None else epoch
+    if epoch not in written:
+        raise InputError(f"--epoch: {epoch} is not written down; there are {min(written)} to {max(written)}")
+    options = index_options(config.positives)
+    window = Window(range(len(source)), options["window"], options["top_k"], options["support"])
+    for number in range(max(1, epoch - window.size + 1), epoch + 1):
+        if number in written:
+            window.push(*read_epoch(folder, number, len(source), options["top_k"], window.rows))
+    if not len(images):
+        images = np.sort(np.random.default_rng(0).permutation(len(source))[:SHOWN])
+    queries = np.asarray(images)
+    near, probabilities, gate = window.distribution(queries, config.positives.tau)
+    title = f"{config.name}, epoch {epoch}: neighbours by probability"
+    title += "" if window.full else f" (none is drawn before {window.size} epochs are finished)"
+    return save_figure(neighbor_picture(source, queries, near, probabilities, gate, title), target)
+
+
+def find_images(source: Source, names: Sequence[str]) -> list[int]:
+    """Images by number, or by how their file's name ends.
+
+    Raises:
+        InputError: no such image.
+    """
+    found = []
+    for name in names:
+        if name.isdigit():
+            if int(name) >= len(source):
+                raise InputError(f"--image: {name} of {len(source)} images, which are numbered from 0")
+            found.append(int(name))
+            continue
+        match = next((index for index in range(len(source)) if source.where(index).endswith(name)), None)
+        if match is None:
+            raise InputError(f"--image: no training image whose name ends in {name}; a number will do as well")
+        found.append(match)
+    return found
