@@ -71,7 +71,7 @@ def epoch_batches(config: RunConfig, epoch: int) -> list[list[int]]:
     order = EpochOrder(open_images(config.data).train, config.micro_batch, config.seed, budget_bytes=1 << 30)
     order.epoch = epoch
     assert len(list(order)) == len(order)
-    return [[index for _, index in batch] for batch in order]
+    return [[index for _, index, _ in batch] for batch in order]
 
 
 def test_batches_of_two_workers_are_disjoint_and_together_one_workers(two_ranks: Ranks):
