@@ -16,9 +16,8 @@ from torch import Tensor
 from ssl_core.neighbors.files import lists_file, read_cache, read_epoch, write_cache, write_epoch
 from ssl_core.neighbors.ivf import CellSearch
 from ssl_core.neighbors.search import inner, nearest, ranked
-from ssl_core.neighbors.window import Draw, Window
+from ssl_core.neighbors.window import Draw, Lists, Window
 
-Lists = tuple[np.ndarray, np.ndarray]  # ids (n, K) int32 and similarities (n, K) float32, descending; id −1: absent
 Total = tuple[float, int]  # a sum and how many were added: totals of several shards add up
 
 

@@ -4,7 +4,7 @@ Lebailly et al., "Adaptive Similarity Bootstrapping for Self-Distillation", ICCV
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 BLOCK = 1 << 18  # list entries that a thread works on at once: fits its cache, and bounds memory
+
+Lists = tuple[np.ndarray, np.ndarray]  # ids and similarities (n, K) of n images
 
 
 class Draw(NamedTuple):
@@ -35,7 +37,7 @@ class Window:
 
     def __init__(self, rows: range, size: int, top_k: int, support: Literal["topk", "union"] = "topk"):
         self.rows, self.size, self.top_k, self.support = rows, size, top_k, support
-        self.epochs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=size)
+        self.epochs: deque[Lists] = deque(maxlen=size)
 
     @property
     def full(self) -> bool:
@@ -53,6 +55,8 @@ class Window:
             made at all, which is so if no image is nearer than the image itself (Algorithm 1, line 13).
         """
         images = np.asarray(ids, dtype=np.int64)
+        if not self.epochs:
+            return np.full((len(images), 1), -1, np.int32), np.zeros((len(images), 1)), np.zeros(len(images), bool)
         near, sums = self._sums(images - self.rows.start)
         gate = self._gate(images, near, sums)
         sums = self._supported(sums)
@@ -98,37 +102,9 @@ class Window:
         for start in range(0, len(self.rows), step):
             yield slice(start, start + step)
 
-    def _sums(self, at: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each id's sum of similarities over the window: ids (n, U) ascending, padded with −1; sums, padded with −∞."""
-        entries = [(ids[at], similarities[at]) for ids, similarities in self.epochs]
-        if not entries:
-            count = len(self.rows[at]) if isinstance(at, slice) else len(at)
-            return np.full((count, 1), -1, np.int32), np.full((count, 1), -np.inf)
-        # An id and its similarity share 64 bits, the id above: a plain sort of integers brings equal ids together.
-        pairs = np.empty((len(entries[0][0]), sum(ids.shape[1] for ids, _ in entries), 2), dtype="<i4")
-        column = 0
-        for ids, similarities in entries:
-            columns = slice(column, column + ids.shape[1])
-            pairs[:, columns, 1] = ids
-            pairs[:, columns, 0] = similarities.view(np.int32)
-            column = columns.stop
-        pairs.view("<i8").sort(axis=1)
-        ids = pairs[:, :, 1]
-        last = np.empty(ids.shape, dtype=bool)  # of its id
-        np.not_equal(ids[:, 1:], ids[:, :-1], out=last[:, :-1])
-        last[:, -1] = True
-        last &= ids >= 0
-        upto = np.cumsum(pairs[:, :, 0].view("<f4"), axis=1, dtype=np.float64)[last]
-        counts = last.sum(1)
-        before = np.empty_like(upto)
-        before[1:] = upto[:-1]
-        before[(np.cumsum(counts) - counts)[counts > 0]] = 0
-        there = np.arange(max(counts.max(initial=0), 1)) < counts[:, None]
-        near = np.full(there.shape, -1, dtype=np.int32)
-        near[there] = ids[last]
-        sums = np.full(there.shape, -np.inf)
-        sums[there] = upto - before
-        return near, sums
+    def _sums(self, at: slice | np.ndarray) -> Lists:
+        """The sums over the window for some of `rows`."""
+        return sum_by_id([(ids[at], similarities[at]) for ids, similarities in self.epochs])
 
     def _gate(self, images: np.ndarray, near: np.ndarray, sums: np.ndarray) -> np.ndarray:
         if not self.full:
@@ -156,3 +132,33 @@ class Window:
             return np.where(np.isfinite(sums), weights, 0)
         top = sums.max(1, keepdims=True)
         return np.exp((sums - np.where(np.isfinite(top), top, 0)) / (self.size * tau))
+
+
+def sum_by_id(lists: Sequence[Lists]) -> Lists:
+    """Several lists of each image, (n, K) ids and similarities, as one: each id once, with the sum of its similarities.
+
+    Returns:
+        ids (n, U) int32, ascending, −1 after the last; sums (n, U) float64, −∞ after the last.
+    """
+    # An id and its similarity share 64 bits, the id above: a plain sort of integers brings equal ids together.
+    pairs = np.empty((len(lists[0][0]), sum(ids.shape[1] for ids, _ in lists), 2), dtype="<i4")
+    column = 0
+    for ids, similarities in lists:
+        columns = slice(column, column + ids.shape[1])
+        pairs[:, columns, 0], pairs[:, columns, 1] = similarities.view(np.int32), ids
+        column = columns.stop
+    pairs.view("<i8").sort(axis=1)
+    similarities, ids = pairs[:, :, 0].view("<f4"), pairs[:, :, 1]
+    last = np.empty(ids.shape, dtype=bool)  # of its id
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=last[:, :-1])
+    last[:, -1] = True
+    last &= ids >= 0
+    up_to = np.cumsum(similarities, axis=1, dtype=np.float64)[last]
+    counts = last.sum(1)
+    before = np.empty_like(up_to)
+    before[1:] = up_to[:-1]
+    before[(np.cumsum(counts) - counts)[counts > 0]] = 0
+    there = np.arange(max(counts.max(initial=0), 1)) < counts[:, None]
+    distinct, sums = np.full(there.shape, -1, dtype=np.int32), np.full(there.shape, -np.inf)
+    distinct[there], sums[there] = ids[last], up_to - before
+    return distinct, sums
