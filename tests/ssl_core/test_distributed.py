@@ -20,7 +20,13 @@ CASES = {
     "byol": ("byol", {}),
     "mocov3": ("mocov3", {}),
     "mocov3 resnet": ("mocov3", {"backbone": RESNET}),
+    "simsiam": ("simsiam", {}),
+    "simsiam resnet": ("simsiam", {"backbone": RESNET}),
+    "dino": ("dino", {}),
+    "dino resnet": ("dino", {"backbone": RESNET, "framework": {"head_norm": True}}),
 }
+MULTI_CROP = {"views": {"local_crops": {"count": 2, "size": 8}}}
+CASES |= {f"{name} multi-crop": (name, MULTI_CROP) for name in ("simclr", "dino")}
 
 
 def case_config(case: str, workers: int) -> RunConfig:
@@ -28,23 +34,29 @@ def case_config(case: str, workers: int) -> RunConfig:
     return tiny_config(framework, distill={}, data={"limit": 16}, scaling={"workers": workers}, **sections)
 
 
-def first_step(config: RunConfig) -> tuple[Tensor, dict[str, Tensor], list[int]]:
-    """Loss, gradients and image ids of a run's first step on this rank."""
+def first_step(config: RunConfig) -> tuple[Tensor, dict[str, Tensor], list[int], dict[str, Tensor]]:
+    """Loss, gradients and image ids of a run's first step on this rank, and the framework's state after it."""
     run = Pretraining(config, open_images(config.data), loaders=0)
     batch = next(iter(run.loader))
-    output = run._trained(normalise(batch.views), PROGRESS)
+    local = None if batch.local_views is None else normalise(batch.local_views)
+    output = run._trained(normalise(batch.views), PROGRESS, local)
     output.loss.backward()
     gradients = {name: p.grad for name, p in run.method.named_parameters() if p.grad is not None}
-    return distributed.mean_over_ranks(output.loss), gradients, batch.ids.tolist()
+    state = run.method.framework.state_dict()
+    return distributed.mean_over_ranks(output.loss), gradients, batch.ids.tolist(), state
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_give_the_gradient_of_one_with_the_same_global_batch(two_ranks: Ranks, case: str):
     parts = two_ranks(first_step, case_config(case, workers=2))
-    loss, gradients, ids = first_step(case_config(case, workers=1))
+    loss, gradients, ids, state = first_step(case_config(case, workers=1))
+    assert state.keys() == ({"center"} if "dino" in case else set())
     assert [index for part in parts for index in part[2]] == ids
-    for shared_loss, shared, _ in parts:
+    for shared_loss, shared, _, shared_state in parts:
         torch.testing.assert_close(shared_loss, loss.detach(), rtol=1e-5, atol=1e-5)
+        for name, value in state.items():
+            assert value.abs().max() > 0
+            torch.testing.assert_close(shared_state[name], value, rtol=1e-5, atol=1e-5)
         assert shared.keys() == gradients.keys()
         for name, gradient in gradients.items():
             # Of the largest entry. Rounding of 20 normalised layers adds up: in a ResNet, torch's batch norm

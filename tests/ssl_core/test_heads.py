@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ssl_core.batch_norm import SyncBatchNorm, synchronise_batch_norm
 from ssl_core.errors import InputError
-from ssl_core.heads import LayerLinear, LayerMLP
+from ssl_core.heads import LayerLinear, LayerMLP, PrototypeHead
 from tests.gloo import Ranks
 
 
@@ -14,14 +14,22 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def bias_of(linear: nn.Module, layer: int) -> Tensor | None:
+    if not isinstance(linear, LayerLinear):
+        return linear.layers[layer].bias
+    return None if linear.bias is None else linear.bias[layer, 0]
+
+
 def separate_mlp(mlp: LayerMLP, layer: int) -> nn.Sequential:
-    """One layer of a stacked MLP, out of torch's own modules."""
+    """One layer of a stacked MLP with ReLU, out of torch's own modules."""
     modules: list[nn.Module] = []
     for number, linear in enumerate(mlp.linears):
-        stacked = isinstance(linear, LayerLinear)
-        weight = linear.weight[layer].T if stacked else linear.layers[layer].weight
-        own = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        weight = linear.weight[layer].T if isinstance(linear, LayerLinear) else linear.layers[layer].weight
+        bias = bias_of(linear, layer)
+        own = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
         own.weight.data.copy_(weight.data)
+        if bias is not None:
+            own.bias.data.copy_(bias.data)
         modules.append(own)
         if number < len(mlp.norms):
             norm = nn.BatchNorm1d(weight.shape[0])
@@ -33,9 +41,9 @@ def separate_mlp(mlp: LayerMLP, layer: int) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
-def make_mlp(widths: list[int], depth: int, output_norm: bool) -> LayerMLP:
+def make_mlp(widths: list[int], depth: int, output_norm: bool, **biases: bool) -> LayerMLP:
     torch.manual_seed(0)
-    mlp = LayerMLP(widths, hidden_dim=10, output_dim=5, depth=depth, output_norm=output_norm)
+    mlp = LayerMLP(widths, hidden_dim=10, output_dim=5, depth=depth, output_norm=output_norm, **biases)
     for norm in mlp.norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.uniform_(norm.bias, -0.5, 0.5)
@@ -46,8 +54,14 @@ def make_mlp(widths: list[int], depth: int, output_norm: bool) -> LayerMLP:
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("output_norm", [True, False])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_stacked_mlp_equals_separate_ones(widths: list[int], depth: int, output_norm: bool, groups: int):
-    mlp = make_mlp(widths, depth, output_norm)
+@pytest.mark.parametrize("biases", [{}, {"output_bias": True}, {"hidden_bias": True, "output_bias": True}])
+def test_a_stacked_mlp_equals_separate_ones(
+    widths: list[int], depth: int, output_norm: bool, groups: int, biases: dict[str, bool]
+):
+    mlp = make_mlp(widths, depth, output_norm, **biases)
+    assert [bias_of(linear, 0) is not None for linear in mlp.linears] == [
+        biases.get("output_bias" if number == depth - 1 else "hidden_bias", False) for number in range(depth)
+    ]
     features = [random(8, width, seed=width).requires_grad_() for width in widths]
     got = mlp(features, groups)
     weights = random(*got.shape, seed=9)
@@ -58,6 +72,66 @@ def test_a_stacked_mlp_equals_separate_ones(widths: list[int], depth: int, outpu
         torch.testing.assert_close(got[layer], expected, rtol=1e-4, atol=1e-5)
         gradient = torch.autograd.grad((expected * weights[layer]).sum(), x)[0]
         torch.testing.assert_close(gradients[layer], gradient, rtol=1e-3, atol=1e-5)
+
+
+def separate_prototype_head(head: PrototypeHead, layer: int) -> nn.Sequential:
+    """One layer of a stacked head as DINO publishes it, with torch's own weight norm of gain 1."""
+    own = separate_mlp(head.mlp, layer)
+    modules: list[nn.Module] = []
+    for module in own:
+        if modules and isinstance(module, nn.Linear):
+            modules.append(nn.GELU())
+        if not isinstance(module, nn.ReLU):
+            modules.append(module)
+    weight = head.prototypes.weight[layer].T
+    last = nn.utils.parametrizations.weight_norm(nn.Linear(weight.shape[1], weight.shape[0], bias=False))
+    last.parametrizations.weight.original0.data.fill_(1.0)
+    last.parametrizations.weight.original1.data.copy_(weight.data)
+    return nn.Sequential(*modules, Normalise(), last)
+
+
+class Normalise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.norm(dim=1, keepdim=True)
+
+
+def make_prototype_head(widths: list[int], depth: int, hidden_norm: bool) -> PrototypeHead:
+    torch.manual_seed(0)
+    return PrototypeHead(widths, 10, 4, 7, depth, hidden_norm)
+
+
+@pytest.mark.parametrize("widths", [[6, 6, 6], [4, 6, 9]], ids=["one width", "a width a layer"])
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("hidden_norm", [True, False])
+def test_a_stacked_prototype_head_equals_separate_ones(widths: list[int], depth: int, hidden_norm: bool):
+    head = make_prototype_head(widths, depth, hidden_norm)
+    with torch.no_grad():  # larger than at the start, so that nothing is lost in rounding
+        for parameter in head.mlp.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    features = [random(8, width, seed=width).requires_grad_() for width in widths]
+    got = head(features, 1)
+    assert got.shape == (3, 8, 7)
+    weights = random(*got.shape, seed=9)
+    *gradients, of_prototypes = torch.autograd.grad((got * weights).sum(), [*features, head.prototypes.weight])
+    for layer, x in enumerate(features):
+        own = separate_prototype_head(head, layer)
+        expected = own(x)
+        torch.testing.assert_close(got[layer], expected, rtol=1e-4, atol=1e-5)
+        own_weight = own[-1].parametrizations.weight.original1
+        gradient, of_own = torch.autograd.grad((expected * weights[layer]).sum(), [x, own_weight])
+        torch.testing.assert_close(gradients[layer], gradient, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(of_prototypes[layer], of_own.T, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [[200, 200], [150, 250]])
+def test_a_prototype_head_starts_as_published(widths: list[int]):
+    torch.manual_seed(0)
+    head = PrototypeHead(widths, 300, 64, 20, 3, hidden_norm=False)
+    for name, parameter in head.mlp.named_parameters():
+        if name.endswith("bias"):
+            assert parameter.abs().max() == 0, name
+        else:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.05), name
 
 
 def test_layers_share_nothing():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_core.losses import cosine_distance, info_nce
+from ssl_core.losses import cosine_distance, info_nce, negative_cosine, soft_cross_entropy
 
 TEMPERATURE = 0.3
 
@@ -57,12 +57,38 @@ def test_cosine_distance_equals_a_loop_over_rows():
     torch.testing.assert_close(cosine_distance(q, z), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
+def test_negative_cosine_equals_a_loop_over_rows():
+    q, z = random(3, 5, 6), random(5, 6, seed=1)
+    expected = [-sum(cosine(a, b) for a, b in zip(layer, z, strict=True)) / len(z) for layer in q]
+    torch.testing.assert_close(negative_cosine(q, z), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_soft_cross_entropy_equals_a_loop_over_rows(scale: float):
+    logits, targets = scale * random(3, 5, 6), torch.softmax(random(5, 6, seed=1), dim=1)
+    expected = []
+    for layer in logits.double():
+        rows = []
+        for row, target in zip(layer, targets, strict=True):
+            log_sum = row.max() + (row - row.max()).exp().sum().log()
+            rows.append(-sum(p * (x - log_sum) for p, x in zip(target, row, strict=True)))
+        expected.append(sum(rows) / len(rows))
+    torch.testing.assert_close(soft_cross_entropy(logits, targets), torch.stack(expected).float())
+
+
+def test_the_gradient_of_soft_cross_entropy_is_the_difference_of_the_distributions():
+    logits, targets = random(2, 5, 6).requires_grad_(), torch.softmax(random(5, 6, seed=1), dim=1)
+    soft_cross_entropy(logits, targets).sum().backward()
+    torch.testing.assert_close(logits.grad, (torch.softmax(logits.detach(), dim=-1) - targets) / 5)
+
+
 def test_lengths_of_the_vectors_do_not_matter():
     q, other, same = random(2, 4, 6), random(4, 6, seed=1), random(4, 6, seed=2)
     torch.testing.assert_close(
         info_nce(3 * q, 0.2 * other, 0, TEMPERATURE, 7 * same), info_nce(q, other, 0, TEMPERATURE, same)
     )
     torch.testing.assert_close(cosine_distance(3 * q, 0.2 * other), cosine_distance(q, other))
+    torch.testing.assert_close(negative_cosine(3 * q, 0.2 * other), negative_cosine(q, other))
 
 
 def test_bfloat16_inputs_are_normalised_in_float32():
@@ -72,3 +98,6 @@ def test_bfloat16_inputs_are_normalised_in_float32():
         info_nce(q, other, 0, TEMPERATURE), info_nce(q.float(), other.float(), 0, TEMPERATURE), rtol=1e-6, atol=1e-6
     )
     torch.testing.assert_close(cosine_distance(q, other), cosine_distance(q.float(), other.float()))
+    torch.testing.assert_close(negative_cosine(q, other), negative_cosine(q.float(), other.float()))
+    targets = torch.softmax(other.float(), dim=1)
+    torch.testing.assert_close(soft_cross_entropy(q, targets), soft_cross_entropy(q.float(), targets))
