@@ -166,10 +166,14 @@ class ShardedIndex:
         done.record()
         self._copying = (ids, pinned, done)
 
-    def end_epoch(self, seed: int) -> None:
+    def flush(self) -> None:
+        """Wait until the shards have taken all that this rank has sent."""
         self._finish_copy()
         while self._in_flight:
             _get(self._in_flight.popleft())
+
+    def end_epoch(self, seed: int) -> None:
+        self.flush()
         self._step = 0
         distributed.barrier()  # all ranks' parts have been taken
         if self.rank == 0:

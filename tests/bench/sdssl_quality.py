@@ -11,25 +11,16 @@ process of its own; the CPU-seconds that it took, loader included, are printed.
 """
 
 import argparse
-import json
-import multiprocessing
 import resource
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from paired import Silent, interval, run_all
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "photos30"
 PAIRS = (("small-mocov3", "small-sd-mocov3"), ("small-simclr", "small-sd-simclr"))
-
-
-class Silent:
-    def on_step(self, *_: object) -> None: ...
-    def on_epoch(self, *_: object) -> None: ...
-    def on_warning(self, message: str) -> None: ...
 
 
 def train(recipe: str, seed: int, overrides: list[str]) -> dict:
@@ -58,12 +49,6 @@ def train(recipe: str, seed: int, overrides: list[str]) -> dict:
     }
 
 
-def interval(differences: np.ndarray) -> str:
-    """Mean and half-width of the 95 % interval of paired differences (t distribution), in points."""
-    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-    return f"{100 * differences.mean():+.1f} ± {100 * half:.1f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", default=str(DATA / "train.parquet"))
@@ -77,20 +62,12 @@ def main() -> None:
     overrides = [f"data.train={arguments.train}", f"data.val={arguments.val}", f"data.limit={arguments.limit}"]
     overrides += arguments.overrides
 
-    runs = [(recipe, seed) for seed in range(arguments.seeds) for pair in PAIRS for recipe in pair]
+    runs = [(recipe, seed, overrides) for seed in range(arguments.seeds) for pair in PAIRS for recipe in pair]
     results = []
-    # A fresh process for each run, so that the CPU time is its own.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        pending = [pool.submit(train, recipe, seed, overrides) for recipe, seed in runs]
-        for future in pending:
-            result = future.result()
-            results.append(result)
-            last = f"last layer {result['before'][-1]:.1%} → {result['after'][-1]:.1%}"
-            print(f"{result['recipe']} seed {result['seed']}: {last}, {result['cpu_seconds']:.0f} CPU-s", flush=True)
-            if arguments.save:
-                with open(arguments.save, "a") as file:
-                    file.write(json.dumps(result) + "\n")
+    for result in run_all(train, runs, arguments.jobs, arguments.save):
+        results.append(result)
+        last = f"last layer {result['before'][-1]:.1%} → {result['after'][-1]:.1%}"
+        print(f"{result['recipe']} seed {result['seed']}: {last}, {result['cpu_seconds']:.0f} CPU-s", flush=True)
     for pair in PAIRS:
         show(pair, results)
 

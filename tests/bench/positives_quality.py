@@ -1,0 +1,113 @@
+"""What it does to a representation whom an image is paired with: paired seeds of four kinds of positives.
+
+Question: how good is the last layer, by k-NN, when the second view is of the image itself (augment), of its nearest
+neighbour (nearest), of one that AdaSim draws (adasim), or of a random image of its class (labels: an upper bound, no
+method), with everything else the same? Every run trains on one thread in a process of its own.
+
+    python tests/bench/positives_quality.py --train photos30/train.parquet --val photos30/val.parquet
+
+3 frameworks × 4 kinds × 5 seeds take about 25 minutes on two cores. Any labelled images of about 32 pixels will do.
+The default paths hold 40-pixel patches of 30 photographs, a set that is not part of this repository.
+"""
+
+import argparse
+import resource
+from pathlib import Path
+
+import numpy as np
+from paired import Silent, interval, run_all
+from rich.console import Console
+from rich.table import Table
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "photos30"
+KINDS = {
+    "augment": [],
+    "nearest": ["positives.kind=nearest"],
+    "adasim": ["positives.kind=adasim"],
+    "labels": ["positives.kind=labels"],
+}
+FIGURES = ("bootstrap_ratio", "gate_open", "same_class", "nn_top2", "self_similarity", "spread")
+
+
+def train(recipe: str, kind: str, seed: int, overrides: list[str]) -> dict:
+    """One run: k-NN of the last and best layer before and after, what became of the pairs, CPU-seconds."""
+    import torch
+
+    from ssl_core import recipes
+    from ssl_core.data.sources import open_images
+    from ssl_core.loop import Pretraining
+
+    torch.set_num_threads(1)
+    ends_only = "evaluation=[{kind: knn, every: 1000}]"
+    config = recipes.load(recipe, [f"seed={seed}", ends_only, *overrides, *KINDS[kind]])
+    history = Pretraining(config, open_images(config.data), loaders=0).run(Silent())
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "recipe": recipe,
+        "kind": kind,
+        "seed": seed,
+        "before": history[0]["knn/last"],
+        "after": history[-1]["knn/last"],
+        "best": history[-1]["knn/best"],
+        **{name: history[-1].get(f"positives/{name}") for name in FIGURES},
+        "mean_bootstrap_ratio": float(np.mean([r.get("positives/bootstrap_ratio", 0.0) for r in history[1:]])),
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", default=str(DATA / "train.parquet"))
+    parser.add_argument("--val", default=str(DATA / "val.parquet"))
+    parser.add_argument("--recipes", nargs="+", default=["small-dino", "small-simsiam", "small-mocov3"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--limit", type=int, default=3000, help="training images")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--save", type=Path, help="write every run's figures here, one JSON object a line")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all runs")
+    arguments = parser.parse_args()
+    overrides = [f"data.train={arguments.train}", f"data.val={arguments.val}", f"data.limit={arguments.limit}"]
+    overrides += ["positives.window=2", "positives.top_k=5", *arguments.overrides]
+
+    results = []
+    runs = [
+        (recipe, kind, seed, overrides)
+        for recipe in arguments.recipes
+        for seed in range(arguments.seeds)
+        for kind in arguments.kinds
+    ]
+    for result in run_all(train, runs, arguments.jobs, arguments.save):
+        results.append(result)
+        print(
+            f"{result['recipe']} {result['kind']} seed {result['seed']}: {result['before']:.1%} → "
+            f"{result['after']:.1%}, other image {result['mean_bootstrap_ratio']:.1%}, "
+            f"{result['cpu_seconds']:.0f} CPU-s",
+            flush=True,
+        )
+    show(results, arguments)
+
+
+def show(results: list[dict], arguments: argparse.Namespace) -> None:
+    table = Table(title=f"last layer's k-NN (%), {arguments.seeds} paired seeds")
+    for title in ("recipe", "positives", "random", "trained", "against augment, 95 %", "other image", "same class"):
+        table.add_column(title, justify="left" if title in ("recipe", "positives") else "right")
+    for recipe in arguments.recipes:
+        runs = {kind: [r for r in results if (r["recipe"], r["kind"]) == (recipe, kind)] for kind in arguments.kinds}
+        plain = np.array([r["after"] for r in runs.get("augment", [])])
+        for kind, own in runs.items():
+            after, before = (np.array([r[when] for r in own]) for when in ("after", "before"))
+            same = [r["same_class"] for r in own if r["same_class"] is not None]
+            table.add_row(
+                recipe,
+                kind,
+                *(f"{100 * x.mean():.1f} ± {100 * x.std(ddof=1):.1f}" for x in (before, after)),
+                "" if kind == "augment" or not len(plain) else interval(after - plain),
+                f"{100 * np.mean([r['mean_bootstrap_ratio'] for r in own]):.1f} %",
+                f"{100 * np.mean(same):.0f} %" if same else "",
+            )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
