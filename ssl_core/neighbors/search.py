@@ -97,7 +97,7 @@ def _torch_top_k(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]
 
 
 def nearest(
-    queries: Tensor, bank: Tensor, ids: np.ndarray, k: int, find: Callable[..., tuple[Tensor, Tensor]] = top_k
+    queries: Tensor, bank: Tensor, ids: np.ndarray, k: int, find: Callable[..., tuple[Tensor, Tensor]] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The list of each query (B, D) of unit length: the `k` nearest rows of `bank` (N, D), called by their `ids` (N,).
 
@@ -106,7 +106,7 @@ def nearest(
     alike up to rounding for very many queries, as after a collapse: see `EFFORT`.)
 
     Args:
-        find: an approximate `top_k`, which may give row −1 where it finds less.
+        find: an approximate search in the place of `top_k`; it may give row −1 where it finds less.
 
     Returns:
         ids (B, k) int32 and similarities (B, k) float32, as `ranked` gives them.
@@ -117,11 +117,11 @@ def nearest(
     reach = min(k + SPARE, len(bank))
     while reach and len(left) and len(left) * reach <= max(EFFORT, len(queries) * (k + SPARE)):
         part = queries[left]
-        rough, rows = find(part, bank, reach)
+        rough, rows = (find or top_k)(part, bank, reach)
         exact = _inner_products(part, bank, rows)
         at = left.cpu().numpy()
         found[at], similarities[at] = ranked(*_named(rows, exact, ids), k)
-        if find is not top_k or reach == len(bank):
+        if find or reach == len(bank):
             break
         left = left[exact.topk(k).values[:, -1] <= rough[:, -1] + ROUNDING]  # what was not found may be as near
         reach = min(16 * reach, len(bank))

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-BLOCK = 1 << 18  # list entries that a thread works on at once: fits its cache, and bounds memory
+BLOCK = 1 << 17  # list entries that a thread works on at once: fits its cache, and bounds memory
 
 Lists = tuple[np.ndarray, np.ndarray]  # ids and similarities (n, K) of n images
 
