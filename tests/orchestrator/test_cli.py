@@ -105,3 +105,14 @@ def test_ui_without_a_store_says_so(strata, monkeypatch, tmp_path: Path) -> None
 def test_show_explains_the_keys(strata) -> None:
     explained = " ".join(strata("show", "demo", "--explain").stdout.split())
     assert "weight of the predictors'" in explained
+
+
+def test_neighbors_without_any_says_which_runs_have_them(strata, tmp_path: Path):
+    assert strata("neighbors", str(tmp_path)).returncode == 2
+    (tmp_path / "config.yaml").write_text(recipes.dump(recipes.load("demo")))
+    done = strata("neighbors", str(tmp_path))
+    assert done.returncode == 2
+    assert "positives.kind=adasim" in done.stderr
+    wrong = strata("neighbors", str(tmp_path), "--image", "no-such.png")
+    assert wrong.returncode == 2
+    assert "no-such.png" in wrong.stderr

@@ -94,6 +94,11 @@ def test_a_saved_index_goes_on_with_another_number_of_shards(ray_session, tmp_pa
             ray.kill(actor)
 
 
+def _send_many(index: ShardedIndex, ids: np.ndarray, features: np.ndarray) -> None:
+    for _ in range(20):
+        index.send(ids, torch.from_numpy(features))
+
+
 def test_a_dead_shard_is_noticed(ray_session, tmp_path: Path):
     actors = start_shards(POSITIVES, ScalingConfig(), IMAGES, DIM, tmp_path)
     index = ShardedIndex(actors, IMAGES)
@@ -101,8 +106,7 @@ def test_a_dead_shard_is_noticed(ray_session, tmp_path: Path):
     index.send(ids, torch.from_numpy(features))
     ray.kill(actors[0])
     with pytest.raises(IndexLost):
-        for _ in range(20):
-            index.send(ids, torch.from_numpy(features))
+        _send_many(index, ids, features)
 
 
 def _index_processes() -> list[int]:

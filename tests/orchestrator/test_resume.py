@@ -1,5 +1,6 @@
 """Runs that are stopped or killed, and end with the weights of one that was not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
@@ -14,6 +16,7 @@ from rich.console import Console
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.pretrain import new_run, pretrain, resumed_run
 from ssl_core import recipes
+from ssl_core.neighbors import NeighborIndex
 from tests.conftest import tiny_config
 from tests.orchestrator.conftest import TINY
 
@@ -21,7 +24,7 @@ EPOCHS = 20  # enough of them that a signal after the second comes in the middle
 
 
 def _overrides(folders: Path, workers: int) -> list[str]:
-    data = [f"data.train={folders / 'train'}", f"data.val={folders / 'val'}"]
+    data = [f"data.train={folders / 'train'}", f"data.val={folders / 'val'}", "scaling.index_shards=2"]
     return [*TINY, *data, f"optim.epochs={EPOCHS}", f"scaling.workers={workers}", "scaling.cpus_per_worker=1"]
 
 
@@ -45,15 +48,18 @@ def _processes_of(session_id: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGKILL)])
-def test_an_interrupted_run_ends_bit_equal(ray_session, folders, tmp_path: Path, workers: int, number) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "workers", "number"),
+    [("small-adasim-dino", 1, signal.SIGINT), ("small-adasim-sd-mocov3", 2, signal.SIGKILL)],
+)
+def test_an_interrupted_run_ends_bit_equal(ray_session, folders, tmp_path: Path, recipe: str, workers: int, number):
     quiet = Console(quiet=True)
-    config = recipes.load("small-sd-mocov3", _overrides(folders, workers))
+    config = recipes.load(recipe, _overrides(folders, workers))
     whole = new_run(config, tmp_path / "whole")
     pretrain(whole, quiet, started=0.0)
 
     output = tmp_path / "broken"
-    command = [sys.executable, "-m", "orchestrator", "pretrain", "small-sd-mocov3", *_overrides(folders, workers)]
+    command = [sys.executable, "-m", "orchestrator", "pretrain", recipe, *_overrides(folders, workers)]
     process = subprocess.Popen(
         [*command, "--output", str(output)],
         stdout=subprocess.PIPE,
@@ -82,7 +88,10 @@ def test_an_interrupted_run_ends_bit_equal(ray_session, folders, tmp_path: Path,
     assert run.info.status == "FINISHED"
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")]
     assert steps == list(range(1, EPOCHS + 1))
-    assert len((output / "metrics.jsonl").read_text().splitlines()) == EPOCHS + 1
+    records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(EPOCHS + 1))
+    assert any(record.get("positives/bootstrap_ratio") for record in records), "nobody was paired with a neighbour"
+    assert (output / "plots" / f"neighbors_{EPOCHS:04d}.png").exists()
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -105,3 +114,18 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
             store.save({"epoch": epoch, "history": history})
     assert [path.stem for path in store.paths()] == ["epoch_0002", "epoch_0004", "epoch_0005"]
     assert not list(store.folder.glob("*.partial"))
+
+
+def test_neighbors_and_caches_stay_as_long_as_a_run_can_go_on_from_them(tmp_path: Path) -> None:
+    config = tiny_config(checkpoint={"keep": 2}, positives={"kind": "adasim", "window": 2})
+    store = CheckpointStore(tmp_path, config)
+    index = NeighborIndex(8, 4, window=2)
+    for epoch in range(1, 7):
+        index.update(np.arange(8), np.random.default_rng(epoch).normal(size=(8, 4)))
+        index.end_epoch()
+        index.save(store.neighbors)
+        store.save({"epoch": epoch, "history": []})
+    for epoch in (5, 6):
+        NeighborIndex(8, 4, window=2).load(store.neighbors, epoch)
+    kept = sorted(path.name for path in store.neighbors.iterdir())
+    assert kept == ["cache_0005", "cache_0006", "epoch_0004.parquet", "epoch_0005.parquet", "epoch_0006.parquet"]
