@@ -329,6 +329,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
+        if self.positives.searches and self.framework.name == "dino" and self.positives.cache.feature == "projector":
+            raise ValueError(
+                f"positives.cache.feature: projector would keep {self.framework.output_dim} prototypes of every image; "
+                "DINO searches with positives.cache.feature=backbone"
+            )
         share = self.scaling.workers * self.optim.accumulate
         if self.optim.batch_size % share:
             raise ValueError(
