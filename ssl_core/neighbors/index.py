@@ -79,6 +79,7 @@ class NeighborIndex:
         self._count = 0
         self._cells = CellSearch(probes) if search == "ivf" else None
         self.epoch = 0
+        self._saved = 0  # files of later epochs may be there, but of a run that was cut off
         self.self_similarity_total: Total = (0.0, 0)
         self.spread_total: Total = (0.0, 0)
         self.recall_total: Total = (0.0, 0)
@@ -246,15 +247,16 @@ class NeighborIndex:
         return self.window.draw(tau, uniform[self.rows.start : self.rows.stop])
 
     def save(self, folder: Path | str, epoch: int | None = None) -> None:
-        """Write what `load` needs: the cache, and those lists of the window that `folder` lacks. Not for shards.
+        """Write what `load` needs: the cache, and the lists of the window as far as they are new. Not for shards.
 
         Args:
             epoch: the number of the last finished epoch in the names of files; default: `self.epoch`.
         """
         epoch = self.epoch if epoch is None else epoch
         for number, lists in zip(self._window_epochs(epoch), self.window.epochs, strict=True):
-            if not lists_file(Path(folder), number).exists():
+            if number > self._saved or not lists_file(Path(folder), number).exists():
                 write_epoch(folder, number, *lists)
+        self._saved = epoch
         self.save_cache(folder, epoch)
 
     def save_cache(self, folder: Path | str, epoch: int | None = None) -> None:
@@ -272,7 +274,7 @@ class NeighborIndex:
             InputError: files are missing or damaged, or of another number of images, width or `top_k`.
         """
         self._start_epoch()
-        self.epoch = epoch
+        self.epoch = self._saved = epoch
         self.window.epochs.clear()
         for number in range(max(1, epoch - self.window.size + 1), epoch + 1):
             self.window.push(*read_epoch(folder, number, self.num_images, self.top_k, self.rows))

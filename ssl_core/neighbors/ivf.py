@@ -58,14 +58,13 @@ class CellSearch:
         return torch.from_numpy(similarities).to(bank.device), torch.from_numpy(rows).to(bank.device)
 
     def write(self, places: np.ndarray, features: Tensor) -> None:
-        """Rows (n, D) for some places (n,), none of them twice; new places follow on from the last."""
+        """Rows (n, D) for some places (n,), none of them twice; new places follow on from the last, in order."""
         vectors = features.float().cpu().numpy()
         old = places < self._index.ntotal
         if old.any():
             self._index.update_vectors(places[old], np.ascontiguousarray(vectors[old]))
-        new = np.argsort(places)[old.sum() :]
-        if len(new):
-            self._index.add(np.ascontiguousarray(vectors[new]))
+        if not old.all():
+            self._index.add(np.ascontiguousarray(vectors[~old]))
 
     def due(self, progress: float) -> bool:
         """Whether the exact neighbours of this step are to be found too, after this share of an epoch's images."""

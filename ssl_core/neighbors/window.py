@@ -88,8 +88,7 @@ class Window:
             if not is_open.all():
                 images, near, sums = images[is_open], near[is_open], sums[is_open]
             chance = np.cumsum(self._weights(self._supported(sums), tau), axis=1)
-            total = chance[:, -1]
-            at = np.minimum(uniform[block][is_open] * total, np.nextafter(total, 0))
+            at = uniform[block][is_open] * chance[:, -1]
             chosen = (chance <= at[:, None]).sum(1)
             partners[block][is_open] = near[np.arange(len(near)), chosen]
 

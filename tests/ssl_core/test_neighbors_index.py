@@ -255,6 +255,19 @@ def test_an_epochs_file_is_written_once_and_the_spread_is_known_after_loading(tm
     assert other.self_similarity is None
 
 
+def test_files_of_a_run_that_was_cut_off_are_replaced(tmp_path: Path):
+    (cut_off,), (index,) = shards_of(1), shards_of(1)
+    first, second, other = epochs_of_steps(3)
+    run_epoch([cut_off], first)
+    cut_off.save(tmp_path)
+    index.load(tmp_path, 1)
+    run_epoch([cut_off], second)
+    cut_off.save(tmp_path)
+    run_epoch([index], other)
+    index.save(tmp_path)
+    np.testing.assert_array_equal(read_epoch(tmp_path, 2, IMAGES, 4, range(IMAGES))[0], index.lists()[0])
+
+
 def test_half_precision_on_a_gpu_is_saved_as_it_is(tmp_path: Path):
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")

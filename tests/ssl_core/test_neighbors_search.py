@@ -149,14 +149,13 @@ def test_approximate_search_takes_new_images_and_repeats_after_loading(tmp_path)
         """Images that no earlier epoch had, among some that were; then some of them as queries."""
         ids = np.array([399, 3, 395, 398, 7, 391])
         index.update(ids, rows[ids])
-        index.update(ids, rows[ids])
         return index.update(np.arange(380, 400), rows[380:])
 
     rows = unit(400, 8)
     options = {"top_k": 3, "window": 1, "search": "ivf", "probes": 2}
     index, other = (NeighborIndex(400, 8, **options) for _ in range(2))
-    for start in range(0, 380, 20):
-        index.update(np.arange(start, start + 20), rows[start : start + 20])
+    for ids in np.random.default_rng(0).permutation(380).reshape(-1, 20):
+        index.update(ids, rows[ids])
     index.end_epoch()
     index.save(tmp_path)
     other.load(tmp_path, 1)

@@ -51,6 +51,13 @@ CASES = pytest.mark.parametrize(
 @pytest.mark.parametrize("tau", [0.05, 0.2, 5.0, 0.0])
 def test_distribution_is_that_of_a_dictionary(size: int, top_k: int, support: str, tau: float):
     window = random_window(150, size, top_k, support, seed=size, start=30)
+    assert compare(window, tau) == {True, False}
+    if size > 1:
+        assert compare(random_window(50, size, top_k, support, seed=size, pushed=size - 1), tau) == {False}
+
+
+def compare(window: Window, tau: float) -> set[bool]:
+    """All images' distributions with the naive ones; the gates that there were."""
     ids, probabilities, gate = window.distribution(np.array(window.rows), tau)
     assert ids.dtype == np.int32
     gates = set()
@@ -66,7 +73,7 @@ def test_distribution_is_that_of_a_dictionary(size: int, top_k: int, support: st
         few = window.distribution([image], tau)
         assert few[0][0, :there].tolist() == expected_ids
         assert few[2].tolist() == [expected_gate]
-    assert gates == {True, False}
+    return gates
 
 
 def test_sums_do_not_depend_on_neighbouring_rows():
