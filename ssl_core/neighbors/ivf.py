@@ -9,7 +9,7 @@ from ssl_core.neighbors.search import load_faiss
 
 CHECKS = 4  # steps of an epoch in which the exact neighbours are found too
 SMALLEST_CELL = 39  # vectors; FAISS warns of fewer
-LARGEST_SAMPLE = 64  # vectors a cell that it is trained on
+ROUNDS = 6  # of k-means
 
 
 class CellSearch:
@@ -43,7 +43,8 @@ class CellSearch:
         cells = max(1, min(int(4 * len(vectors) ** 0.5), len(vectors) // SMALLEST_CELL))
         faiss.omp_set_num_threads(torch.get_num_threads())
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(bank.shape[1]), bank.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-        index.cp.max_points_per_centroid = LARGEST_SAMPLE
+        index.cp.max_points_per_centroid = SMALLEST_CELL
+        index.cp.niter = ROUNDS
         index.cp.spherical = True
         index.train(vectors)
         index.add(vectors)

@@ -52,6 +52,7 @@ def test_inner_products_have_the_same_bits_in_any_batch(dim: int):
 def test_lists_are_exact_to_the_bit_in_any_order_of_rows(copies: int, faiss: bool, monkeypatch: pytest.MonkeyPatch):
     if faiss:
         pytest.importorskip("faiss")
+        monkeypatch.setattr(search, "TILE", (8, 100))
     else:
         monkeypatch.setattr(search, "load_faiss", lambda: None)
         monkeypatch.setattr(search, "BLOCK", 100)
