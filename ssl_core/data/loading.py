@@ -74,7 +74,7 @@ def read_or_replace(source: Source, index: int, channels: int) -> tuple[Image.Im
 
 
 class TrainImages(Dataset):
-    """(epoch, index, partner) → a random view of image `index`, one of image `partner`, and local crops of the first."""
+    """(epoch, index, partner) → a random view of image `index`, one of `partner`, and local crops of the first."""
 
     def __init__(self, source: Source, views: ViewsConfig, image_size: int, channels: int, seed: int):
         self.source, self.channels, self.seed = source, channels, seed

@@ -1,12 +1,13 @@
 """What it does to a representation whom an image is paired with: paired seeds of four kinds of positives.
 
 Question: how good is the last layer, by k-NN, when the second view is of the image itself (augment), of its nearest
-neighbour (nearest), of one that AdaSim draws (adasim), or of a random image of its class (labels: an upper bound, no
-method), with everything else the same? Every run trains on one thread in a process of its own.
+neighbour (nearest), of one that AdaSim draws (adasim: published τ and K in a window of 2 epochs; adasim-wide: lists of
+50 in a window of 3, and τ in units of the similarities' spread), or of a random image of its class (labels: an upper
+bound, no method), with everything else the same? Every run trains on one thread in a process of its own.
 
     python tests/bench/positives_quality.py --train photos30/train.parquet --val photos30/val.parquet
 
-3 frameworks × 4 kinds × 5 seeds take about 25 minutes on two cores. Any labelled images of about 32 pixels will do.
+3 frameworks × 5 kinds × 5 seeds take about 25 minutes on two cores. Any labelled images of about 32 pixels will do.
 The default paths hold 40-pixel patches of 30 photographs, a set that is not part of this repository.
 """
 
@@ -23,7 +24,14 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "photos30"
 KINDS = {
     "augment": [],
     "nearest": ["positives.kind=nearest"],
-    "adasim": ["positives.kind=adasim"],
+    "adasim": ["positives.kind=adasim", "positives.window=2"],
+    "adasim-wide": [
+        "positives.kind=adasim",
+        "positives.window=3",
+        "positives.top_k=50",
+        "positives.tau_scale=spread",
+        "positives.tau=0.5",
+    ],
     "labels": ["positives.kind=labels"],
 }
 FIGURES = ("bootstrap_ratio", "gate_open", "same_class", "nn_top2", "self_similarity", "spread")
@@ -38,7 +46,7 @@ def train(recipe: str, kind: str, seed: int, overrides: list[str]) -> dict:
     from ssl_core.loop import Pretraining
 
     torch.set_num_threads(1)
-    ends_only = "evaluation=[{kind: knn, every: 1000}]"
+    ends_only = "evaluation=[{kind: knn, every: 1000, max_val: 3000}]"
     config = recipes.load(recipe, [f"seed={seed}", ends_only, *overrides, *KINDS[kind]])
     history = Pretraining(config, open_images(config.data), loaders=0).run(Silent())
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -62,13 +70,13 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=["small-dino", "small-simsiam", "small-mocov3"])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=3000, help="training images")
+    parser.add_argument("--limit", type=int, default=1500, help="training images")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
     parser.add_argument("--save", type=Path, help="write every run's figures here, one JSON object a line")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all runs")
     arguments = parser.parse_args()
     overrides = [f"data.train={arguments.train}", f"data.val={arguments.val}", f"data.limit={arguments.limit}"]
-    overrides += ["positives.window=2", "positives.top_k=5", *arguments.overrides]
+    overrides += ["optim.epochs=8", *arguments.overrides]
 
     results = []
     runs = [
