@@ -17,17 +17,17 @@ from ssl_core import distributed, evaluation, methods
 from ssl_core.backbones import write_out_attention
 from ssl_core.batch_norm import synchronise_batch_norm
 from ssl_core.config import RunConfig
-from ssl_core.data.loading import Batch, derive_seed, train_loader
+from ssl_core.data.loading import Batch, train_loader
 from ssl_core.data.sources import Images
 from ssl_core.data.views import normalise
 from ssl_core.errors import DataError, InputError, TrainingDiverged
 from ssl_core.neighbors import positives
 from ssl_core.optim import build_optimizer, set_rates
+from ssl_core.seeds import Use, derive_seed
 
 Record = dict[str, float]
 """The figures of one epoch by metric name, with `epoch` itself."""
 NAMED_BROKEN = 5  # broken images named in one warning
-_STEP = 4  # what a derived seed is for
 
 
 class Reporter(Protocol):
@@ -194,7 +194,7 @@ class Pretraining:
         """One optimizer step; its figures."""
         progress = step / self.total_steps
         rates = set_rates(self.optimizer, self.config.optim, step, self.steps_per_epoch)
-        torch.manual_seed(derive_seed(_STEP, self.config.seed, step, distributed.rank()))  # for dropped paths
+        torch.manual_seed(derive_seed(Use.STEP, self.config.seed, step, distributed.rank()))  # for dropped paths
         parts: dict[str, Tensor | float] = {}
         index_features = []
         for number, batch in enumerate(micro_batches):

@@ -18,15 +18,10 @@ from ssl_core.config import RunConfig, ViewsConfig
 from ssl_core.data.sources import BROKEN, Source
 from ssl_core.data.views import centre_view, local_view, random_view, to_channels, to_tensor
 from ssl_core.errors import DataError
+from ssl_core.seeds import Use, derive_seed
 
 MAX_BROKEN_RUN = 100  # broken images in a row that others may stand in for
 EVAL_BATCH = 128
-_ORDER, _VIEWS = 1, 2  # what a derived seed is for
-
-
-def derive_seed(*parts: int) -> int:
-    """An independent 64-bit seed for each tuple of non-negative integers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
 @dataclass
@@ -90,7 +85,7 @@ class TrainImages(Dataset):
             other, _, more = read_or_replace(self.source, partner, self.channels)
             broken += more
         state = torch.get_rng_state()  # in a loader process of its own, or in the training process
-        torch.default_generator.manual_seed(derive_seed(_VIEWS, self.seed, epoch, used))
+        torch.default_generator.manual_seed(derive_seed(Use.VIEWS, self.seed, epoch, used))
         views = torch.stack([to_tensor(self.views[0](image)), to_tensor(self.views[1](other))])
         local = None
         if self.local_view is not None:
@@ -135,7 +130,7 @@ class EpochOrder(Sampler):
 
     def order(self) -> np.ndarray:
         """The epoch's permutation of all images."""
-        generator = np.random.default_rng(derive_seed(_ORDER, self.seed, self.epoch))
+        generator = np.random.default_rng(derive_seed(Use.ORDER, self.seed, self.epoch))
         if self.blocks is None:
             return generator.permutation(self.images)
         starts = np.concatenate([[0], self.blocks[:-1]])

@@ -14,16 +14,16 @@ from torch.utils.data import Dataset
 
 from ssl_core import distributed
 from ssl_core.config import GeometryConfig, KnnConfig, RunConfig
-from ssl_core.data.loading import EvalImages, derive_seed, eval_loader, train_images
+from ssl_core.data.loading import EvalImages, eval_loader, train_images
 from ssl_core.data.sources import Images
 from ssl_core.data.views import normalise
 from ssl_core.evaluation import geometry
 from ssl_core.evaluation.knn import knn_predict
+from ssl_core.seeds import Use, derive_seed
 
 LOWER_IS_BETTER = {"alignment", "uniformity"}
 """Metrics whose `…/best` is the lowest layer's."""
 COLLAPSED_STD, COLLAPSED_RANK = 0.05, 1.5  # below these a representation says next to nothing
-_PICK = 3  # what a derived seed is for
 
 Layers = dict[str, Callable[[int], float]]
 """Metric name → its value for a layer (from 0)."""
@@ -130,7 +130,7 @@ def _owner(layer: int) -> int:
 
 def _pick(images: int, limit: int) -> np.ndarray:
     """`limit` of `images` indices; a smaller limit picks a prefix of a larger one's."""
-    return np.random.default_rng(derive_seed(_PICK)).permutation(images)[:limit]
+    return np.random.default_rng(derive_seed(Use.PICK)).permutation(images)[:limit]
 
 
 def _knn(context: Context, config: KnnConfig) -> tuple[int, Layers]:

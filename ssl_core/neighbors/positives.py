@@ -16,13 +16,12 @@ from torch import Tensor
 
 from ssl_core import distributed
 from ssl_core.config import PositivesConfig, RunConfig
-from ssl_core.data.loading import derive_seed
 from ssl_core.data.sources import Images
 from ssl_core.errors import InputError
 from ssl_core.neighbors.index import NeighborIndex
+from ssl_core.seeds import Use, derive_seed
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_PARTNERS = 5  # what a derived seed is for
 _SIGNIFICANT = 6  # digits of the spread that count: sums over shards differ in the last bits
 
 
@@ -196,7 +195,7 @@ class LabelPositives(Positives):
 
     def partners(self, epoch: int) -> np.ndarray:
         share = self.config.positives.label_share * (epoch - 1) / max(self.config.optim.epochs - 1, 1)
-        generator = np.random.default_rng(derive_seed(_PARTNERS, self.config.seed, epoch))
+        generator = np.random.default_rng(derive_seed(Use.PARTNERS, self.config.seed, epoch))
         chosen, place = generator.random((2, self.num_images))
         within = (place * self._sizes[self.labels]).astype(np.int64)
         same = self._by_class[self._starts[self.labels] + within]
@@ -247,7 +246,7 @@ class NeighborPositives(Positives):
         self._found, _ = self.index.collect()
 
     def _seed(self, epoch: int) -> int:
-        return derive_seed(_PARTNERS, self.config.seed, epoch)
+        return derive_seed(Use.PARTNERS, self.config.seed, epoch)
 
 
 def build(config: RunConfig, images: Images, dim: int, device: torch.device, index: Index | None = None) -> Positives:
