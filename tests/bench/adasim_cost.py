@@ -146,8 +146,8 @@ def main() -> None:
     parser.add_argument("--hidden-dim", type=int, default=512)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=8, help="a round (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="a round (%(default)s)")
     args = parser.parse_args()
 
     table = Table("workers", "N", "plain step", "with the index", "sent a step", title="AdaSim / plain")

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
@@ -20,18 +19,18 @@ from ssl_core.neighbors import NeighborIndex
 from tests.conftest import tiny_config
 from tests.orchestrator.conftest import TINY
 
-EPOCHS = 20  # enough of them that a signal after the second comes in the middle
+EPOCHS = 20  # enough of them that a signal comes in the middle
+RECIPE = "small-adasim-sd-mocov3"
 
 
-def _overrides(folders: Path, workers: int) -> list[str]:
-    data = [f"data.train={folders / 'train'}", f"data.val={folders / 'val'}", "scaling.index_shards=2"]
-    return [*TINY, *data, f"optim.epochs={EPOCHS}", f"scaling.workers={workers}", "scaling.cpus_per_worker=1"]
-
-
-def _wait_for_epoch(output: Path, epoch: int, process: subprocess.Popen) -> None:
+def _epochs(output: Path) -> int:
     file = output / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def _wait_for_epochs(output: Path, number: int, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
-    while not (file.exists() and len(file.read_text().splitlines()) > epoch):
+    while _epochs(output) < number:
         assert process.poll() is None, "the run ended too early"
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.02)
@@ -48,37 +47,46 @@ def _processes_of(session_id: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("recipe", "workers", "number"),
-    [("small-adasim-dino", 1, signal.SIGINT), ("small-adasim-sd-mocov3", 2, signal.SIGKILL)],
-)
-def test_an_interrupted_run_ends_bit_equal(ray_session, folders, tmp_path: Path, recipe: str, workers: int, number):
-    quiet = Console(quiet=True)
-    config = recipes.load(recipe, _overrides(folders, workers))
-    whole = new_run(config, tmp_path / "whole")
-    pretrain(whole, quiet, started=0.0)
-
-    output = tmp_path / "broken"
-    command = [sys.executable, "-m", "orchestrator", "pretrain", recipe, *_overrides(folders, workers)]
+def _interrupt(output: Path, command: list[str], number: signal.Signals) -> str:
+    """Start a run on a Ray of its own, end it by a signal, see that nothing of it is left; what it printed."""
+    done = _epochs(output)
     process = subprocess.Popen(
-        [*command, "--output", str(output)],
+        [sys.executable, "-m", "orchestrator", "pretrain", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
         env={**os.environ, "RAY_ADDRESS": "local"},
     )
-    _wait_for_epoch(output, 2, process)
+    _wait_for_epochs(output, done + 3, process)
     process.send_signal(number)
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), printed
-    if number == signal.SIGINT:
-        assert f"strata pretrain --resume {output}" in printed
+    assert process.returncode == (130 if number == signal.SIGINT else -number), printed
     deadline = time.monotonic() + 30
     while _processes_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert _processes_of(process.pid) == []
     assert not (output / "model.safetensors").exists()
+    return printed
+
+
+def test_a_run_interrupted_twice_ends_bit_equal(ray_session, folders, tmp_path: Path):
+    quiet = Console(quiet=True)
+    overrides = [
+        *TINY,
+        f"data.train={folders / 'train'}",
+        f"data.val={folders / 'val'}",
+        f"optim.epochs={EPOCHS}",
+        "scaling.workers=2",
+        "scaling.cpus_per_worker=1",
+        "scaling.index_shards=2",
+    ]
+    pretrain(new_run(recipes.load(RECIPE, overrides), tmp_path / "whole"), quiet, started=0.0)
+
+    output = tmp_path / "broken"
+    printed = _interrupt(output, [RECIPE, *overrides, "--output", str(output)], signal.SIGINT)
+    assert f"strata pretrain --resume {output}" in printed
+    _interrupt(output, ["--resume", str(output)], signal.SIGKILL)
 
     summary = pretrain(resumed_run(output, []), quiet, started=0.0)
     assert (output / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
