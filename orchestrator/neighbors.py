@@ -11,7 +11,8 @@ from ssl_core.config import RunConfig
 from ssl_core.data.sources import Source
 from ssl_core.errors import InputError
 from ssl_core.neighbors.files import read_epoch
-from ssl_core.neighbors.positives import index_options
+from ssl_core.neighbors.index import spread_of
+from ssl_core.neighbors.positives import Signals, index_options, tau_of
 from ssl_core.neighbors.window import Window
 
 SHOWN = 8  # images of a picture that nobody chose
@@ -45,9 +46,16 @@ def draw_neighbors(
     if not len(images):
         images = np.sort(np.random.default_rng(0).permutation(len(source))[:SHOWN])
     queries = np.asarray(images)
-    near, probabilities, gate = window.distribution(queries, config.positives.tau)
     title = f"{config.name}, epoch {epoch}: neighbours by probability"
-    title += "" if window.full else f" (none is drawn before {window.size} epochs are finished)"
+    lists = window.epochs[-1]
+    if config.positives.kind == "nearest":
+        near = lists[0][queries]
+        others = (near >= 0) & (near != queries[:, None])
+        probabilities, gate = others & (others.cumsum(1) == 1), others.any(1)
+    else:
+        means = Signals.means([Signals((0.0, 0), spread_of(*lists))])
+        near, probabilities, gate = window.distribution(queries, tau_of(config.positives, means))
+        title += "" if window.full else f" (none is drawn before {window.size} epochs are finished)"
     return save_figure(neighbor_picture(source, queries, near, probabilities, gate, title), target)
 
 

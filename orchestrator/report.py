@@ -71,19 +71,24 @@ def _line(axis: Axes, records: Sequence[Record], name: str, label: str | None = 
 
 def _positives(records: Sequence[Record]) -> Figure:
     """How far pairs were drawn from neighbours, and how good these were (AdaSim, Fig. 3)."""
-    panels = {
-        "share of images": ("bootstrap_ratio", "gate_open"),
-        "same class": ("same_class", "nn_top1", "nn_top2"),
-        "similarity": ("self_similarity", "spread"),
+    there = {
+        title: [name for name in names if any(f"positives/{name}" in record for record in records)]
+        for title, names in {
+            "share of images": ("bootstrap_ratio", "gate_open"),
+            "same class": ("same_class", "nn_top1", "nn_top2"),
+            "similarity to itself": ("self_similarity",),
+            "spread of similarities": ("spread",),
+            "recall of the search": ("recall",),
+        }.items()
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.4), layout="constrained")
-    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+    panels = {title: names for title, names in there.items() if names}
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), layout="constrained", squeeze=False)
+    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         for name in names:
-            there = [record for record in records if f"positives/{name}" in record]
-            if there:
-                _line(axis, there, f"positives/{name}", label=name.replace("_", " "))
+            known = [record for record in records if f"positives/{name}" in record]
+            _line(axis, known, f"positives/{name}", label=name.replace("_", " "))
         axis.set(title=title, xlabel="epoch")
-        if axis.lines:
+        if len(names) > 1:
             axis.legend(frameon=False)
     return figure
 
@@ -129,7 +134,7 @@ def neighbor_picture(
     """Images and their neighbours in order, each with its probability as a bar (AdaSim, Fig. 1).
 
     Args:
-        queries: (B,) images of `source`; ids, probabilities: (B, S) from `Window.distribution`, −1 for none.
+        queries: (B,) images of `source`; ids, probabilities: (B, S), in order; id −1 for none.
         gate: (B,) whether a partner is drawn; where not, the image is its own.
 
     A neighbour with another label than its query has a red frame.
@@ -143,15 +148,15 @@ def neighbor_picture(
         axis.axis("off")
     for row, query in enumerate(queries):
         _tile(axes[row][0], source, query)
-        axes[row][0].set_title(f"image {query}\n{'drawn' if gate[row] else 'gate shut'}", fontsize=7)
+        state = "drawn" if gate[row] else "gate shut" if (ids[row] >= 0).any() else "not seen of late"
+        axes[row][0].set_title(f"image {query}\n{state}", fontsize=7)
         for column, (near, probability) in enumerate(zip(ids[row], probabilities[row], strict=True), start=1):
             if near < 0 or column >= columns:
                 break
             axis = axes[row][column]
             _tile(axis, source, near)
-            axis.set_title("itself" if near == query else f"image {near}", fontsize=7)
+            axis.set_title(f"{'itself' if near == query else f'image {near}'}\n{probability:.2f}", fontsize=7)
             axis.barh(0.03, probability, 0.06, color="tab:green", align="center", transform=axis.transAxes)
-            axis.text(0.02, 0.09, f"{probability:.2f}", transform=axis.transAxes, fontsize=7, color="tab:green")
             if source.labels is not None and source.labels[near] != source.labels[query]:
                 frame = {"fill": False, "edgecolor": "tab:red", "linewidth": 3, "transform": axis.transAxes}
                 axis.add_patch(plt.Rectangle((0, 0), 1, 1, **frame))

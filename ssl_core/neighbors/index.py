@@ -203,7 +203,7 @@ class NeighborIndex:
 
     def _settle(self) -> None:
         """What follows from the state between two epochs."""
-        self.spread_total = _spread(*self.lists())
+        self.spread_total = spread_of(*self.lists())
         self._sort()
         if self._cells is not None:
             self._cells.build(self._cache[: self._count])
@@ -308,8 +308,8 @@ def _mean(total: Total) -> float | None:
     return total[0] / total[1] if total[1] else None
 
 
-def _spread(ids: np.ndarray, similarities: np.ndarray) -> Total:
-    """Standard deviations of the similarities in lists of at least two."""
+def spread_of(ids: np.ndarray, similarities: np.ndarray) -> Total:
+    """Standard deviations of the similarities in lists (n, K) of at least two: their sum, and how many."""
     there = ids >= 0
     counts = there.sum(1)
     several = counts > 1

@@ -79,9 +79,13 @@ def find_partners(index: NeighborIndex, config: PositivesConfig, means: dict[str
     if config.kind == "nearest":
         other = index.nearest()[:, 0] if index.epoch else np.full(len(ids), -1, np.int32)
         return Found(np.where(other < 0, ids, other), int((other >= 0).sum()), nearest)
-    scale = means.get("spread", 1.0) if config.tau_scale == "spread" else 1.0
-    draw = index.draw(config.tau * scale, seed)
+    draw = index.draw(tau_of(config, means), seed)
     return Found(draw.partners, int(draw.gate.sum()), nearest)
+
+
+def tau_of(config: PositivesConfig, means: dict[str, float]) -> float:
+    """The temperature of a draw; by `tau_scale`, τ counts in units of the spread that `Signals.means` gives."""
+    return config.tau * (means.get("spread", 1.0) if config.tau_scale == "spread" else 1.0)
 
 
 def index_options(config: PositivesConfig) -> dict[str, object]:
