@@ -29,20 +29,23 @@ def draw_neighbors(
         epoch: default: the last one that is written down.
 
     Raises:
-        InputError: the run has written nothing down for it.
+        InputError: the run has written nothing down for it, or no longer has it.
     """
     folder = output / "neighbors"
-    written = [int(re.search(r"\d+", path.name).group()) for path in folder.glob("epoch_*.parquet")]
+    written = {int(re.search(r"\d+", path.name).group()) for path in folder.glob("epoch_*.parquet")}
     if not written:
         raise InputError(f"{output}: no neighbours in it; a run with positives.kind=adasim or nearest has them")
     epoch = max(written) if epoch is None else epoch
-    if epoch not in written:
-        raise InputError(f"--epoch: {epoch} is not written down; there are {min(written)} to {max(written)}")
     options = index_options(config.positives)
     window = Window(range(len(source)), options["window"], options["top_k"], options["support"])
-    for number in range(max(1, epoch - window.size + 1), epoch + 1):
-        if number in written:
-            window.push(*read_epoch(folder, number, len(source), options["top_k"], window.rows))
+    needed = range(max(1, epoch - window.size + 1), epoch + 1)
+    if not written.issuperset(needed):
+        raise InputError(
+            f"--epoch: {epoch} needs the neighbours of epochs {needed[0]} to {epoch}; "
+            f"{folder} has those of {min(written)} to {max(written)}"
+        )
+    for number in needed:
+        window.push(*read_epoch(folder, number, len(source), options["top_k"], window.rows))
     if not len(images):
         images = np.sort(np.random.default_rng(0).permutation(len(source))[:SHOWN])
     queries = np.asarray(images)

@@ -308,7 +308,10 @@ class _Recorder:
         from orchestrator.neighbors import draw_neighbors
 
         target = self.run.output / "plots" / f"neighbors_{epoch:04d}.png"
-        draw_neighbors(config, self.run.output, self.images.train, target, epoch)
+        try:
+            draw_neighbors(config, self.run.output, self.images.train, target, epoch)
+        except InputError:
+            return  # training is epochs ahead, and has dropped what this picture needs
         self.tracker.log_files([(target, "plots")])
 
     def _on_warning(self, message: str) -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from orchestrator.display import layers_of
-from ssl_core.data.sources import Source
+from ssl_core.data.sources import BROKEN, Source
 from ssl_core.data.views import to_channels
 
 Record = Mapping[str, float]
@@ -165,6 +165,10 @@ def neighbor_picture(
 
 
 def _tile(axis: Axes, source: Source, index: int) -> None:
-    image = to_channels(source.read(int(index)), 3)
+    try:
+        image = to_channels(source.read(int(index)), 3)
+    except BROKEN:
+        axis.text(0.5, 0.5, "broken", ha="center", va="center", transform=axis.transAxes)
+        return
     image.thumbnail((TILE, TILE))
     axis.imshow(np.asarray(image))

@@ -80,6 +80,7 @@ def test_a_run_interrupted_twice_ends_bit_equal(ray_session, folders, tmp_path: 
         "scaling.workers=2",
         "scaling.cpus_per_worker=1",
         "scaling.index_shards=2",
+        "positives.picture_every=10",
     ]
     pretrain(new_run(recipes.load(RECIPE, overrides), tmp_path / "whole"), quiet, started=0.0)
 
