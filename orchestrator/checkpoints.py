@@ -1,8 +1,6 @@
 """A run's checkpoints: written atomically, the newest few and the best kept, the newest readable one found."""
 
 import json
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from orchestrator.files import write_atomically
 from ssl_core.config import RunConfig
+from ssl_core.files import write_atomically
+from ssl_core.neighbors.files import drop_unneeded
 
 
 class CheckpointStore:
@@ -34,18 +33,10 @@ class CheckpointStore:
         keep = {*self.paths()[-self.config.keep :], self._path(self.best_epoch(state["history"]))}
         for old in set(self.paths()) - keep:
             old.unlink()
-        self._prune_neighbors()
+        # A run goes on from the newest ones, not from the best.
+        resumable = [int(path.stem.removeprefix("epoch_")) for path in self.paths()[-self.config.keep :]]
+        drop_unneeded(self.neighbors, resumable, self._window)
         return path
-
-    def _prune_neighbors(self) -> None:
-        """Drop what no checkpoint that a run goes on from (not the best, the newest) needs any more."""
-        resumable = [_epoch(path) for path in self.paths()[-self.config.keep :]]
-        for cache in self.neighbors.glob("cache_*"):
-            if _epoch(cache) not in resumable:
-                shutil.rmtree(cache)
-        for lists in self.neighbors.glob("epoch_*.parquet"):
-            if _epoch(lists) <= resumable[0] - self._window:
-                lists.unlink()
 
     def load_latest(self, on_broken: Callable[[str], None]) -> dict[str, Any] | None:
         """The state of the newest readable checkpoint, or None; `on_broken` is told of those that are not."""
@@ -64,10 +55,6 @@ class CheckpointStore:
 
     def _path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:04d}.pt"
-
-
-def _epoch(path: Path) -> int:
-    return int(re.search(r"\d+", path.name).group())
 
 
 def save_encoder(model: nn.Module, config: RunConfig, path: Path) -> None:

@@ -1,6 +1,5 @@
 """What a run's images found to be near them: pictures from the neighbours that the run has written down."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from orchestrator.report import neighbor_picture, save_figure
 from ssl_core.config import RunConfig
 from ssl_core.data.sources import Source
 from ssl_core.errors import InputError
-from ssl_core.neighbors.files import read_epoch
-from ssl_core.neighbors.index import spread_of
+from ssl_core.neighbors.files import epochs_with_lists, read_epoch
+from ssl_core.neighbors.index import nearest_others, spread_of
 from ssl_core.neighbors.positives import Signals, index_options, tau_of
 from ssl_core.neighbors.window import Window
 
@@ -32,7 +31,7 @@ def draw_neighbors(
         InputError: the run has written nothing down for it, or no longer has it.
     """
     folder = output / "neighbors"
-    written = {int(re.search(r"\d+", path.name).group()) for path in folder.glob("epoch_*.parquet")}
+    written = epochs_with_lists(folder)
     if not written:
         raise InputError(f"{output}: no neighbours in it; a run with positives.kind=adasim or nearest has them")
     epoch = max(written) if epoch is None else epoch
@@ -53,8 +52,8 @@ def draw_neighbors(
     lists = window.epochs[-1]
     if config.positives.kind == "nearest":
         near = lists[0][queries]
-        others = (near >= 0) & (near != queries[:, None])
-        probabilities, gate = others & (others.cumsum(1) == 1), others.any(1)
+        first = nearest_others(near, queries)[:, :1]
+        probabilities, gate = (near == first) & (near >= 0), first[:, 0] >= 0
     else:
         means = Signals.means([Signals((0.0, 0), spread_of(*lists))])
         near, probabilities, gate = window.distribution(queries, tau_of(config.positives, means))

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from orchestrator.display import RunDisplay, duration, layer_table
-from orchestrator.files import write_atomically
 from orchestrator.tracking import RUNS, Tracker
 from ssl_core import recipes
 from ssl_core.config import RunConfig
 from ssl_core.errors import DataError, InputError, TrainingDiverged
+from ssl_core.files import write_atomically
 
 if TYPE_CHECKING:
     from orchestrator.cluster import WorkerShare
@@ -85,7 +85,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
 
     images = open_images(run.config.data)
     for remark in remarks(run.config):
-        console.print(f"[yellow]warning:[/yellow] {remark}", highlight=False, soft_wrap=True)
+        _warn(console, remark)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
     with _interruptible(), ThreadPoolExecutor(1) as pool:
         checked = pool.submit(_check_method, run.config, images)
@@ -121,6 +121,10 @@ def _check_method(config: RunConfig, images: "Images") -> int:
     check_images(config, images)
     with torch.device("meta"):  # shapes only
         return methods.build(config).index_dim
+
+
+def _warn(console: Console, message: str) -> None:
+    console.print(f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True)
 
 
 def _open_tracker(run: Run, console: Console) -> Tracker:
@@ -318,7 +322,7 @@ class _Recorder:
         self.warn(message)
 
     def warn(self, message: str) -> None:
-        self.console.print(f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True)
+        _warn(self.console, message)
 
     def close(self, status: str) -> dict[str, Any]:
         """Write the summary and the pictures, and end the MLflow run."""

@@ -7,14 +7,15 @@ One process writes a file of lists. Of the cache, each holder of a part writes i
 rows it wants, however many parts there are.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+import shutil
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ssl_core.errors import InputError
+from ssl_core.files import write_atomically
 
 ROW_GROUP = 1 << 16  # images
 
@@ -27,16 +28,23 @@ def cache_folder(folder: Path, epoch: int) -> Path:
     return folder / f"cache_{epoch:04d}"
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A hidden file to write, that takes the place of `path` at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield hidden
-        hidden.replace(path)
-    finally:
-        hidden.unlink(missing_ok=True)
+def epochs_with_lists(folder: Path) -> set[int]:
+    """Of which epochs the lists are written down."""
+    return {_epoch(path) for path in folder.glob("epoch_*.parquet")}
+
+
+def drop_unneeded(folder: Path, resumable: Collection[int], window: int) -> None:
+    """Leave what a run may go on from: the caches after some epochs, and from the first's window on all lists."""
+    for cache in folder.glob("cache_*"):
+        if _epoch(cache) not in resumable:
+            shutil.rmtree(cache)
+    for epoch in epochs_with_lists(folder):
+        if epoch <= min(resumable) - window:
+            lists_file(folder, epoch).unlink()
+
+
+def _epoch(path: Path) -> int:
+    return int(re.search(r"\d+", path.name).group())
 
 
 def write_epoch(folder: Path | str, epoch: int, ids: np.ndarray, similarities: np.ndarray) -> None:
@@ -48,8 +56,10 @@ def write_epoch(folder: Path | str, epoch: int, ids: np.ndarray, similarities: n
         name: pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values, dtype).reshape(-1)), ids.shape[1])
         for name, values, dtype in (("ids", ids, np.int32), ("similarities", similarities, np.float32))
     }
-    with _replacing(lists_file(Path(folder), epoch)) as path:
-        pq.write_table(pa.table(columns), path, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=False)
+    options = {"row_group_size": ROW_GROUP, "compression": "zstd", "use_dictionary": False}
+    path = lists_file(Path(folder), epoch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: pq.write_table(pa.table(columns), file, **options))
 
 
 def read_epoch(folder: Path | str, epoch: int, num_images: int, top_k: int, rows: range) -> tuple[np.ndarray, ...]:
@@ -82,8 +92,9 @@ def read_epoch(folder: Path | str, epoch: int, num_images: int, top_k: int, rows
 
 def write_cache(folder: Path | str, epoch: int, start: int, cache: np.ndarray) -> None:
     """The rows (n, D) of the images from id `start` on, NaN where never visited, after `epoch` finished epochs."""
-    with _replacing(cache_folder(Path(folder), epoch) / f"{start:09d}.npy") as path, path.open("wb") as file:
-        np.save(file, cache)
+    path = cache_folder(Path(folder), epoch) / f"{start:09d}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: np.save(file, cache))
 
 
 def drop_other_parts(folder: Path | str, epoch: int, starts: Sequence[int]) -> None:

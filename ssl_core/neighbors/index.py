@@ -227,11 +227,7 @@ class NeighborIndex:
 
     def nearest(self) -> np.ndarray:
         """The two nearest others of each of `rows`, in the last finished epoch: (n, 2) int32, −1 for none."""
-        ids, _ = self.lists()
-        other = (ids >= 0) & (ids != np.arange(self.rows.start, self.rows.stop)[:, None])
-        order = np.argsort(~other, axis=1, kind="stable")[:, :2]
-        found = np.where(np.take_along_axis(other, order, 1), np.take_along_axis(ids, order, 1), -1).astype(np.int32)
-        return np.pad(found, ((0, 0), (0, 2 - found.shape[1])), constant_values=-1)
+        return nearest_others(self.lists()[0], np.arange(self.rows.start, self.rows.stop))
 
     def distribution(self, ids: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the partners of some of `rows` are drawn from: see `Window.distribution`."""
@@ -306,6 +302,14 @@ def _merged(parts: Sequence[Lists], top_k: int) -> Lists:
 
 def _mean(total: Total) -> float | None:
     return total[0] / total[1] if total[1] else None
+
+
+def nearest_others(ids: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The first two of each list (n, K) that are not the image (n,) it is of: (n, 2) int32, −1 for none."""
+    other = (ids >= 0) & (ids != images[:, None])
+    order = np.argsort(~other, axis=1, kind="stable")[:, :2]
+    found = np.where(np.take_along_axis(other, order, 1), np.take_along_axis(ids, order, 1), -1).astype(np.int32)
+    return np.pad(found, ((0, 0), (0, 2 - found.shape[1])), constant_values=-1)
 
 
 def spread_of(ids: np.ndarray, similarities: np.ndarray) -> Total:

@@ -1,13 +1,18 @@
-"""What the benchmarks of quality share: runs in processes of their own, intervals of paired differences."""
+"""What the benchmarks of quality share: their options, runs in processes of their own, intervals of differences."""
 
+import argparse
 import json
 import multiprocessing
+import resource
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "photos30"
 
 
 class Silent:
@@ -16,6 +21,39 @@ class Silent:
     def on_step(self, *_: object) -> None: ...
     def on_epoch(self, *_: object) -> None: ...
     def on_warning(self, message: str) -> None: ...
+
+
+def make_parser(description: str, limit: int) -> argparse.ArgumentParser:
+    """The options that all have; `limit` is the default number of training images."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", default=str(DATA / "train.parquet"))
+    parser.add_argument("--val", default=str(DATA / "val.parquet"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--limit", type=int, default=limit, help="training images (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--save", type=Path, help="write every run's figures here, one JSON object a line")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all runs")
+    return parser
+
+
+def data_overrides(arguments: argparse.Namespace) -> list[str]:
+    return [f"data.train={arguments.train}", f"data.val={arguments.val}", f"data.limit={arguments.limit}"]
+
+
+def pretrain(recipe: str, overrides: list[str]) -> tuple[Any, list[dict[str, float]], float]:
+    """A finished run on one thread, without loader processes; its history; CPU-seconds of this process."""
+    import torch
+
+    from ssl_core import recipes
+    from ssl_core.data.sources import open_images
+    from ssl_core.loop import Pretraining
+
+    torch.set_num_threads(1)
+    config = recipes.load(recipe, overrides)
+    run = Pretraining(config, open_images(config.data), loaders=0)
+    history = run.run(Silent())
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return run, history, used.ru_utime + used.ru_stime
 
 
 def run_all(train: Callable[..., dict], runs: Iterable[tuple], jobs: int, save: Path | None) -> Iterator[dict]:

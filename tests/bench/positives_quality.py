@@ -12,15 +12,12 @@ The default paths hold 40-pixel patches of 30 photographs, a set that is not par
 """
 
 import argparse
-import resource
-from pathlib import Path
 
 import numpy as np
-from paired import Silent, interval, run_all
+from paired import data_overrides, interval, make_parser, pretrain, run_all
 from rich.console import Console
 from rich.table import Table
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "photos30"
 KINDS = {
     "augment": [],
     "nearest": ["positives.kind=nearest"],
@@ -39,17 +36,8 @@ FIGURES = ("bootstrap_ratio", "gate_open", "same_class", "nn_top2", "self_simila
 
 def train(recipe: str, kind: str, seed: int, overrides: list[str]) -> dict:
     """One run: k-NN of the last and best layer before and after, what became of the pairs, CPU-seconds."""
-    import torch
-
-    from ssl_core import recipes
-    from ssl_core.data.sources import open_images
-    from ssl_core.loop import Pretraining
-
-    torch.set_num_threads(1)
     ends_only = "evaluation=[{kind: knn, every: 1000, max_val: 3000}]"
-    config = recipes.load(recipe, [f"seed={seed}", ends_only, *overrides, *KINDS[kind]])
-    history = Pretraining(config, open_images(config.data), loaders=0).run(Silent())
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, history, cpu_seconds = pretrain(recipe, [f"seed={seed}", ends_only, *overrides, *KINDS[kind]])
     return {
         "recipe": recipe,
         "kind": kind,
@@ -59,23 +47,16 @@ def train(recipe: str, kind: str, seed: int, overrides: list[str]) -> dict:
         "best": history[-1]["knn/best"],
         **{name: history[-1].get(f"positives/{name}") for name in FIGURES},
         "mean_bootstrap_ratio": float(np.mean([r.get("positives/bootstrap_ratio", 0.0) for r in history[1:]])),
-        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "cpu_seconds": cpu_seconds,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", default=str(DATA / "train.parquet"))
-    parser.add_argument("--val", default=str(DATA / "val.parquet"))
+    parser = make_parser(__doc__, limit=2000)
     parser.add_argument("--recipes", nargs="+", default=["small-dino", "small-simsiam", "small-mocov3"])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["augment", "nearest", "adasim", "labels"])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=2000, help="training images (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
-    parser.add_argument("--save", type=Path, help="write every run's figures here, one JSON object a line")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all runs")
     arguments = parser.parse_args()
-    overrides = [f"data.train={arguments.train}", f"data.val={arguments.val}", f"data.limit={arguments.limit}"]
+    overrides = data_overrides(arguments)
     overrides += ["optim.epochs=10", "optim.batch_size=64", *arguments.overrides]
 
     results = []

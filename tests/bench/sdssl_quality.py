@@ -10,57 +10,34 @@ process of its own; the CPU-seconds that it took, loader included, are printed.
 40-pixel patches of 30 photographs, a set that is not part of this repository.
 """
 
-import argparse
-import resource
-from pathlib import Path
-
 import numpy as np
-from paired import Silent, interval, run_all
+from paired import data_overrides, interval, make_parser, pretrain, run_all
 from rich.console import Console
 from rich.table import Table
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "photos30"
 PAIRS = (("small-mocov3", "small-sd-mocov3"), ("small-simclr", "small-sd-simclr"))
 
 
 def train(recipe: str, seed: int, overrides: list[str]) -> dict:
     """One run; k-NN by layer before and after, and its CPU-seconds."""
-    import torch
-
-    from ssl_core import recipes
-    from ssl_core.data.sources import open_images
-    from ssl_core.loop import Pretraining
-
-    torch.set_num_threads(1)
     ends_only = "evaluation=[{kind: knn, every: 1000}]"
-    config = recipes.load(recipe, [f"seed={seed}", ends_only, *overrides])
-    run = Pretraining(config, open_images(config.data), loaders=0)
+    run, history, cpu_seconds = pretrain(recipe, [f"seed={seed}", ends_only, *overrides])
     before, after = (
         [record[f"knn/layer_{layer:02d}"] for layer in range(1, run.method.encoder.depth + 1)]
-        for record in (lambda history: (history[0], history[-1]))(run.run(Silent()))
+        for record in (history[0], history[-1])
     )
-    used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "recipe": recipe,
         "seed": seed,
         "before": before,
         "after": after,
-        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "cpu_seconds": cpu_seconds,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", default=str(DATA / "train.parquet"))
-    parser.add_argument("--val", default=str(DATA / "val.parquet"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=6000, help="training images")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
-    parser.add_argument("--save", type=Path, help="write every run's figures here, one JSON object a line")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all runs")
-    arguments = parser.parse_args()
-    overrides = [f"data.train={arguments.train}", f"data.val={arguments.val}", f"data.limit={arguments.limit}"]
-    overrides += arguments.overrides
+    arguments = make_parser(__doc__, limit=6000).parse_args()
+    overrides = [*data_overrides(arguments), *arguments.overrides]
 
     runs = [(recipe, seed, overrides) for seed in range(arguments.seeds) for pair in PAIRS for recipe in pair]
     results = []

@@ -1,6 +1,7 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -339,8 +340,8 @@ def test_the_lists_of_other_columns_are_refused(saved: Path):
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import pyarrow.parquet as pq
 
-    def half(table, path: Path, **options) -> None:
-        path.write_bytes(b"PAR1")
+    def half(table, file: BinaryIO, **options) -> None:
+        file.write(b"PAR1")
         raise OSError("disk full")
 
     monkeypatch.setattr(pq, "write_table", half)
