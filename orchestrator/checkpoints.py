@@ -11,6 +11,7 @@ from torch import nn
 
 from ssl_core.config import RunConfig
 from ssl_core.files import write_atomically
+from ssl_core.loop import Pretraining
 from ssl_core.neighbors.files import drop_unneeded
 
 
@@ -19,18 +20,28 @@ class CheckpointStore:
 
     def __init__(self, output: Path, config: RunConfig):
         self.folder, self.neighbors = output / "checkpoints", output / "neighbors"
+        self.model_file = output / "model.safetensors"
         self.config, self._window = config.checkpoint, config.positives.window
 
     def paths(self) -> list[Path]:
         """All checkpoints, oldest first."""
         return sorted(self.folder.glob("epoch_*.pt"))
 
+    def keep(self, run: Pretraining) -> None:
+        """After an epoch: write what `run` can go on from if that is due, and after the last one its encoder."""
+        epoch, epochs = run.epoch, run.config.optim.epochs
+        if epoch and (epoch % self.config.every_epochs == 0 or epoch == epochs):
+            run.positives.save(self.neighbors, epoch)
+            self.save(run.state_dict())
+        if epoch == epochs:
+            save_encoder(run.method.encoder.model, run.config, self.model_file)
+
     def save(self, state: dict[str, Any]) -> Path:
         """Write `state`, then remove what is neither among the newest `keep` nor the best."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(state["epoch"])
+        path = self.path(state["epoch"])
         write_atomically(path, lambda file: torch.save(state, file))
-        keep = {*self.paths()[-self.config.keep :], self._path(self.best_epoch(state["history"]))}
+        keep = {*self.paths()[-self.config.keep :], self.path(self.best_epoch(state["history"]))}
         for old in set(self.paths()) - keep:
             old.unlink()
         # A run goes on from the newest ones, not from the best.
@@ -53,7 +64,7 @@ class CheckpointStore:
         measured = [r for r in history if name in r and r["epoch"] > 0 and r["epoch"] % every == 0]
         return int(max(measured, key=lambda record: record[name])["epoch"]) if measured else -1
 
-    def _path(self, epoch: int) -> Path:
+    def path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:04d}.pt"
 
 

@@ -58,8 +58,9 @@ def pretrain(
 
     `strata recipes` lists the recipes, `strata show RECIPE --explain` says what can be set.
     """
-    from orchestrator.pretrain import new_run, resumed_run, show_summary
     from orchestrator.pretrain import pretrain as run_pretraining
+    from orchestrator.pretrain import show_summary
+    from orchestrator.runs import new_run, resumed_run
     from ssl_core import recipes
     from ssl_core.errors import InputError
 
@@ -152,7 +153,7 @@ def neighbors(
     have neighbours; `strata neighbors RUN --image 12 --image cats/tom.jpg` shows those of two images.
     """
     from orchestrator.neighbors import draw_neighbors, find_images
-    from orchestrator.pretrain import run_at
+    from orchestrator.runs import run_at
     from ssl_core.data.sources import open_images
 
     found = run_at(run, "RUN")
@@ -229,7 +230,7 @@ def _message(error: Exception) -> str:
 
 
 def _is_expected(error: Exception) -> bool:
-    from orchestrator.pretrain import WorkFailed
+    from orchestrator.runs import WorkFailed
     from ssl_core.errors import InputError
 
     return isinstance(error, (InputError, WorkFailed)) or hasattr(error, "format_message")

@@ -37,7 +37,7 @@ def quiet() -> None:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
     """Set what the user has not set, for a while."""
     ours = {key: value for key, value in values.items() if key not in os.environ}
     os.environ.update(ours)
@@ -49,17 +49,21 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def connected() -> Iterator[None]:
-    """Connect to the cluster that `RAY_ADDRESS` names, else start one on this machine; leave it as it was found."""
+def connected(dashboard: bool = False) -> Iterator[None]:
+    """Connect to the cluster that `RAY_ADDRESS` names, else start one on this machine; leave it as it was found.
+
+    Args:
+        dashboard: start it with Ray's dashboard, which Ray Train asks whether a run is still alive: without it a run
+            whose process is ended keeps its workers' CPUs for ever.
+    """
     quiet()
     import ray
 
     ours = not ray.is_initialized()
     if ours:
-        embedded = os.environ.get("RAY_ADDRESS", "local") == "local"
-        options = {"include_dashboard": False} if embedded else {}
+        options = {"include_dashboard": dashboard} if embedded() else {}
         try:
-            with _environment(INHERITED):
+            with environment(INHERITED):
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError) as error:
             address = os.environ.get("RAY_ADDRESS")
@@ -71,6 +75,33 @@ def connected() -> Iterator[None]:
             ray.shutdown()
 
 
+def embedded() -> bool:
+    """Whether runs start a Ray of their own on this machine."""
+    return os.environ.get("RAY_ADDRESS", "local") == "local"
+
+
+def nodes() -> list[dict[str, float]]:
+    """The resources of every node: of the cluster, or of this machine, where Ray is not started for it."""
+    import ray
+
+    if not ray.is_initialized() and embedded():
+        import torch
+        from ray._private.utils import get_num_cpus
+
+        return [{"CPU": get_num_cpus(), "GPU": torch.cuda.device_count()}]
+    with connected():
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def capacity(share: WorkerShare, nodes: list[dict[str, float]]) -> int:
+    """How many workers with such a share the nodes hold."""
+
+    def of(node: dict[str, float]) -> float:
+        return min(node.get("CPU", 0) // share.cpus, node.get("GPU", 0) // share.gpus if share.gpus else float("inf"))
+
+    return sum(int(of(node)) for node in nodes)
+
+
 def worker_share(scaling: ScalingConfig, indexed: bool = False) -> WorkerShare:
     """CPUs and GPUs of each worker on the connected cluster.
 
@@ -80,32 +111,38 @@ def worker_share(scaling: ScalingConfig, indexed: bool = False) -> WorkerShare:
     Raises:
         InputError: the cluster cannot hold the workers, or the index.
     """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    total_cpus = sum(node.get("CPU", 0) for node in nodes)
-    total_gpus = sum(node.get("GPU", 0) for node in nodes)
+    there = nodes()
+    total_cpus = sum(node.get("CPU", 0) for node in there)
     gpus = scaling.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if total_gpus else 0.0
+        gpus = 1.0 if any(node.get("GPU", 0) for node in there) else 0.0
     cpus = scaling.cpus_per_worker
     if cpus is None:
-        largest = max((int(node.get("CPU", 0)) for node in nodes), default=0)
+        largest = max((int(node.get("CPU", 0)) for node in there), default=0)
         cpus = max(1, min(int(total_cpus // scaling.workers), largest))
-    fits = sum(
-        int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else float("inf"))) for node in nodes
-    )
+    share = WorkerShare(cpus, gpus)
+    check_fit(scaling, share, indexed, there)
+    return share
+
+
+def check_fit(scaling: ScalingConfig, share: WorkerShare, indexed: bool, nodes: list[dict[str, float]]) -> None:
+    """Whether the nodes hold the workers of a run, and its index.
+
+    Raises:
+        InputError: they do not.
+    """
+    total_cpus, total_gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    fits = capacity(share, nodes)
     if fits < scaling.workers:
-        need = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        need = f"{share.cpus} CPUs" + (f" and {share.gpus:g} GPUs" if share.gpus else "")
         raise InputError(
             f"scaling.workers: {scaling.workers} workers of {need} each do not fit: the cluster's {len(nodes)} node(s) "
             f"with {total_cpus:g} CPUs and {total_gpus:g} GPUs hold {fits}"
         )
     index_gpus = scaling.index_shards * scaling.index_gpus if indexed else 0.0
-    if index_gpus and scaling.workers * gpus + index_gpus > total_gpus:
+    if index_gpus and scaling.workers * share.gpus + index_gpus > total_gpus:
         raise InputError(
             f"scaling.index_gpus: {scaling.index_shards} index actor(s) with {scaling.index_gpus:g} GPUs each do not "
-            f"fit beside {scaling.workers} workers with {gpus:g}: the cluster has {total_gpus:g}; "
+            f"fit beside {scaling.workers} workers with {share.gpus:g}: the cluster has {total_gpus:g}; "
             f"they can share one, such as scaling.gpus_per_worker=0.9 scaling.index_gpus=0.1"
         )
-    return WorkerShare(cpus, gpus)

@@ -12,12 +12,11 @@ import ray.train
 import ray.train.torch
 import torch
 
-from orchestrator.checkpoints import CheckpointStore, save_encoder
+from orchestrator.checkpoints import CheckpointStore
 from orchestrator.index_actor import ShardedIndex
 from ssl_core.config import RunConfig
 from ssl_core.data.sources import open_images
 from ssl_core.loop import Pretraining, Record
-from ssl_core.neighbors.positives import Positives
 
 STEP_INTERVAL = 0.5  # seconds between two messages about steps
 # Every loader process has these already; the second is what it runs again because it is a worker's main module.
@@ -55,8 +54,8 @@ class Stopped(RuntimeError):
 class WorkerReporter:
     """Tells the driver (rank 0 only) and Ray Train (every rank), and keeps checkpoints (rank 0)."""
 
-    def __init__(self, mailbox: Any, store: CheckpointStore, positives: Positives, epochs: int):
-        self.mailbox, self.store, self.positives, self.epochs = mailbox, store, positives, epochs
+    def __init__(self, mailbox: Any, store: CheckpointStore, run: Pretraining):
+        self.mailbox, self.store, self.run = mailbox, store, run
         self.rank = ray.train.get_context().get_world_rank()
         self._last_step = 0.0
 
@@ -82,12 +81,9 @@ class WorkerReporter:
         self.tell("step", content)
 
     def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
-        epoch = int(record["epoch"])
         # The checkpoint holds the record: once it is written, a restart neither loses nor repeats the epoch.
         if self.rank == 0:
-            if epoch and (epoch % self.store.config.every_epochs == 0 or epoch == self.epochs):
-                self.positives.save(self.store.neighbors, epoch)
-                self.store.save(state())
+            self.store.keep(self.run)
             self.tell("epoch", record)
         ray.train.report(record)
 
@@ -122,7 +118,7 @@ def train_worker(job: dict[str, Any]) -> None:
     index = ShardedIndex(job["shards"], len(images.train)) if job["shards"] else None
     run = Pretraining(config, images, device, index=index)
     store = CheckpointStore(output, config)
-    reporter = WorkerReporter(job["mailbox"], store, run.positives, config.optim.epochs)
+    reporter = WorkerReporter(job["mailbox"], store, run)
     state = store.load_latest(reporter.on_warning if reporter.rank == 0 else lambda _: None)
     if state is not None:
         run.load_state_dict(state)
@@ -136,5 +132,3 @@ def train_worker(job: dict[str, Any]) -> None:
         about = {"device": name, "loaders": run.loaders, "trained": trained, "encoder": encoder}
         reporter.tell("start", {"history": run.history, "steps": run.steps_per_epoch, **about})
     run.run(reporter)
-    if reporter.rank == 0:
-        save_encoder(run.method.encoder.model, config, output / "model.safetensors")

@@ -283,6 +283,19 @@ class Pretraining:
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
+def metric_names(config: RunConfig, images: Images, depth: int) -> set[str]:
+    """The metrics that a run logs at the end of its last epoch, on a backbone with `depth` layers."""
+    names = {"epoch", "loss", "loss/last", "alpha", "lr", "weight_decay", "grad_norm", "images_per_second", "data_wait"}
+    names |= {"broken_images", *evaluation.metric_names(config, images, depth)}
+    if config.positives.kind != "augment":
+        names.add("positives/bootstrap_ratio")
+    if config.positives.searches:
+        names |= {f"positives/{name}" for name in ("gate_open", "self_similarity", "spread")}
+        if images.train.labels is not None:
+            names |= {"positives/nn_top1", "positives/nn_top2"}
+    return names
+
+
 def check_images(config: RunConfig, images: Images) -> None:
     """Whether the images are enough for one step, and allow the positives asked for.
 

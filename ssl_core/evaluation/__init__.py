@@ -23,7 +23,7 @@ from ssl_core.seeds import Use, derive_seed
 
 LOWER_IS_BETTER = {"alignment", "uniformity"}
 """Metrics whose `…/best` is the lowest layer's."""
-COLLAPSED_STD, COLLAPSED_RANK = 0.05, 1.5  # below these a representation says next to nothing
+COLLAPSED_STD, COLLAPSED_RANK = 0.05, 1.5
 
 Layers = dict[str, Callable[[int], float]]
 """Metric name → its value for a layer (from 0)."""
@@ -114,12 +114,23 @@ def due(config: RunConfig, images: Images, epoch: int) -> list[KnnConfig | Geome
     ]
 
 
-def collapse(metrics: dict[str, float]) -> str | None:
-    """A sentence that names a collapse of the last layer, where the metrics show one."""
-    std, rank = metrics.get("std/last", 1.0), metrics.get("rankme/last", float("inf"))
-    if std < COLLAPSED_STD:
-        return f"the last layer has collapsed: all images get nearly the same feature (std {std:.3f} of 1)"
-    if rank < COLLAPSED_RANK:
+def metric_names(config: RunConfig, images: Images, depth: int) -> list[str]:
+    """What the evaluators of `config` measure of a backbone with `depth` layers, at the latest after the last epoch."""
+    where = ["last", "best", *(f"layer_{layer:02d}" for layer in range(1, depth + 1))]
+    measured = [name for evaluator in due(config, images, 0) for name in _METRICS[evaluator.kind]]
+    return [f"{name}/{place}" for name in dict.fromkeys(measured) for place in where]
+
+
+def collapse(metrics: dict[str, float], std: float = COLLAPSED_STD, rankme: float = COLLAPSED_RANK) -> str | None:
+    """A sentence that names a collapse of the last layer, where the metrics show one.
+
+    Args:
+        std, rankme: below these a representation says next to nothing.
+    """
+    found, rank = metrics.get("std/last", 1.0), metrics.get("rankme/last", float("inf"))
+    if found < std:
+        return f"the last layer has collapsed: all images get nearly the same feature (std {found:.3f} of 1)"
+    if rank < rankme:
         return f"the last layer has collapsed to one direction (RankMe {rank:.2f})"
     return None
 
@@ -164,3 +175,7 @@ def _geometry(context: Context, config: GeometryConfig) -> tuple[int, Layers]:
 
 
 _EVALUATORS = {"knn": _knn, "geometry": _geometry}
+_METRICS = {
+    "knn": ("knn",),
+    "geometry": ("std", "rankme", "alignment", "uniformity", "uniformity_ratio", "alignment_ratio"),
+}

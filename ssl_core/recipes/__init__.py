@@ -23,10 +23,19 @@ FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One place that sets keys: a YAML file, or the command line (`path` None)."""
+class Setting:
+    """A dotted key that is set over a recipe, and who says so (for errors)."""
 
-    path: Path | None
+    key: str
+    value: Any
+    where: str = "command line"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One place that sets keys: a YAML file, or what a `Setting` calls itself."""
+
+    where: Path | str
     values: DictConfig
 
 
@@ -40,26 +49,45 @@ def title(name: str) -> str:
     return (FOLDER / f"{name}.yaml").read_text().partition("\n")[0].lstrip("# ")
 
 
-def load(recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> RunConfig:
     """A checked configuration from `recipe` (a bundled name or a YAML file) and `KEY=VALUE` overrides.
 
     Raises:
         InputError: an unknown recipe or key, a value of the wrong type or outside its range.
     """
-    layers = [*_read(_find(recipe)), _parse_overrides(overrides)]
-    # Overrides are applied one by one, so that `evaluation.0.every=5` reaches into a recipe's list.
-    merged = OmegaConf.merge(*(layer.values for layer in layers[:-1]))
-    for key, value in (override.split("=", 1) for override in overrides):
-        try:
-            OmegaConf.update(merged, key, _parse_value(value), merge=True)
-        except OmegaConfBaseException as error:
-            raise InputError(f"{key}={value}: {str(error).splitlines()[0]}") from error
+    layers, merged = _merge(recipe, overrides)
     try:
         return RunConfig.model_validate(OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
         raise InputError(f"{recipe}: {str(error).splitlines()[0]}") from error
     except ValidationError as error:
         raise InputError("\n".join(_explain(item, layers) for item in error.errors())) from error
+
+
+def merge(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> dict[str, Any]:
+    """What `recipe` and all that it extends say, with `overrides`, but without the schema's defaults.
+
+    Raises:
+        InputError: an unknown recipe.
+    """
+    return OmegaConf.to_container(_merge(recipe, overrides)[1])
+
+
+def _merge(recipe: str | Path, overrides: Sequence[str | Setting]) -> tuple[list[Layer], DictConfig]:
+    settings = [item if isinstance(item, Setting) else parse_override(item) for item in overrides]
+    files = _read(_find(recipe))
+    # Overrides are applied one by one, so that `evaluation.0.every=5` reaches into a recipe's list.
+    merged = OmegaConf.merge(*(layer.values for layer in files))
+    layers = files
+    for setting in settings:
+        values = OmegaConf.create()
+        try:
+            OmegaConf.update(values, setting.key, setting.value, merge=True, force_add=True)
+            OmegaConf.update(merged, setting.key, setting.value, merge=True)
+        except OmegaConfBaseException as error:
+            raise InputError(f"{setting.key}={setting.value}: {str(error).splitlines()[0]}") from error
+        layers = [*layers, Layer(setting.where, values)]
+    return layers, merged
 
 
 def dump(config: RunConfig) -> str:
@@ -115,14 +143,12 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> list[Layer]:
     return [*_read(beside if beside.is_file() else _find(parent), (*below, path)), Layer(path, values)]
 
 
-def _parse_overrides(overrides: Sequence[str]) -> Layer:
-    values = OmegaConf.create()
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise InputError(f"{override}: expected KEY=VALUE, such as optim.epochs=10")
-        OmegaConf.update(values, key, _parse_value(value), merge=True, force_add=True)
-    return Layer(None, values)
+def parse_override(word: str) -> Setting:
+    """`KEY=VALUE` of a command line, the value as YAML."""
+    key, equals, value = word.partition("=")
+    if not equals or not key:
+        raise InputError(f"{word}: expected KEY=VALUE, such as optim.epochs=10")
+    return Setting(key, _parse_value(value))
 
 
 def _parse_value(text: str) -> Any:
@@ -217,11 +243,14 @@ def _where(loc: Sequence[int | str], layers: Sequence[Layer]) -> str:
             except (KeyError, IndexError, TypeError):
                 break
         else:
-            return f"{layer.path}:{_line(layer.path, loc)}: " if layer.path else "command line: "
+            if isinstance(layer.where, Path):
+                return f"{layer.where}:{line_of(layer.where, loc)}: "
+            return f"{layer.where}: "
     return ""
 
 
-def _line(path: Path, loc: Sequence[int | str]) -> int:
+def line_of(path: Path, loc: Sequence[int | str]) -> int:
+    """The line of a YAML file, from 1, that sets the key at `loc`, or the nearest key above it that there is."""
     node = yaml.compose(path.read_text())
     line = node.start_mark.line
     for part in loc:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def ray_session() -> Iterator[None]:
     """A Ray instance that all in-process runs share."""
     from orchestrator.cluster import connected
 
-    with connected():
+    with connected(dashboard=True):
         yield
 
 
@@ -64,3 +65,29 @@ def strata(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
 
     return run
+
+
+def ray_processes(name: str) -> list[int]:
+    """Ray's actors of this name among the processes that this one has started."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    lines = [line.split(maxsplit=2) for line in listed.splitlines()]
+    parents = {int(pid): int(parent) for pid, parent, _ in lines}
+
+    def ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and ours(parents[pid]))
+
+    return [int(pid) for pid, _, args in lines if args.startswith(f"ray::{name}") and ours(int(pid))]
+
+
+def assert_session_ends(session_id: int) -> None:
+    """Wait until no process of a session runs, but for Ray's agents, which notice a killed driver a minute later."""
+
+    def running() -> list[str]:
+        listed = subprocess.run(["ps", "-eo", "sess=,stat=,args="], capture_output=True, text=True, check=True).stdout
+        lines = [line.split(maxsplit=2) for line in listed.splitlines()]
+        return [args for s, state, args in lines if s == str(session_id) and "Z" not in state and "Agent" not in args]
+
+    deadline = time.monotonic() + 30
+    while running() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert running() == []

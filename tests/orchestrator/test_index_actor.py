@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,13 @@ import torch
 from rich.console import Console
 
 from orchestrator.index_actor import IndexLost, ShardedIndex, start_shards
-from orchestrator.pretrain import new_run, pretrain
+from orchestrator.pretrain import pretrain
+from orchestrator.runs import new_run
 from ssl_core import recipes
 from ssl_core.config import PositivesConfig, ScalingConfig
 from ssl_core.neighbors.index import NeighborIndex
 from ssl_core.neighbors.positives import index_options
-from tests.orchestrator.conftest import TINY
+from tests.orchestrator.conftest import TINY, ray_processes
 
 IMAGES, DIM, BATCH, EPOCHS = 60, 8, 12, 4
 POSITIVES = PositivesConfig(kind="adasim", window=2, top_k=4, tau=0.05)
@@ -109,18 +109,6 @@ def test_a_dead_shard_is_noticed(ray_session, tmp_path: Path):
         _send_many(index, ids, features)
 
 
-def _index_processes() -> list[int]:
-    """Index actors among the processes that this one has started."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    lines = [line.split(maxsplit=2) for line in listed.splitlines()]
-    parents = {int(pid): int(parent) for pid, parent, _ in lines}
-
-    def ours(pid: int) -> bool:
-        return pid == os.getpid() or (pid in parents and ours(parents[pid]))
-
-    return [int(pid) for pid, _, name in lines if name.startswith("ray::IndexShard") and ours(int(pid))]
-
-
 class KillsTheIndex(Console):
     """A console that kills an index actor when the second epoch is shown."""
 
@@ -129,7 +117,7 @@ class KillsTheIndex(Console):
     def print(self, *objects, **options):
         super().print(*objects, **options)
         if not self.killed and any(str(item).startswith("epoch 2") for item in objects):
-            os.kill(_index_processes()[0], signal.SIGKILL)
+            os.kill(ray_processes("IndexShard")[0], signal.SIGKILL)
             self.killed = True
 
 

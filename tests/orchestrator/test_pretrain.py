@@ -11,7 +11,8 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from orchestrator.pretrain import WorkFailed, new_run, pretrain
+from orchestrator.pretrain import pretrain
+from orchestrator.runs import WorkFailed, new_run
 from ssl_core import recipes
 from ssl_core.errors import InputError
 from tests.orchestrator.conftest import TINY

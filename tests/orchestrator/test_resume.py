@@ -13,11 +13,12 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from orchestrator.checkpoints import CheckpointStore
-from orchestrator.pretrain import new_run, pretrain, resumed_run
+from orchestrator.pretrain import pretrain
+from orchestrator.runs import new_run, resumed_run
 from ssl_core import recipes
 from ssl_core.neighbors import NeighborIndex
 from tests.conftest import tiny_config
-from tests.orchestrator.conftest import TINY
+from tests.orchestrator.conftest import TINY, assert_session_ends
 
 EPOCHS = 20  # enough of them that a signal comes in the middle
 RECIPE = "small-adasim-sd-mocov3"
@@ -36,17 +37,6 @@ def _wait_for_epochs(output: Path, number: int, process: subprocess.Popen) -> No
         time.sleep(0.02)
 
 
-def _processes_of(session_id: int) -> list[str]:
-    """Processes of this session that still run, but for Ray's agents, which notice a killed driver a minute later."""
-    listed = subprocess.run(["ps", "-eo", "sess=,stat=,args="], capture_output=True, text=True, check=True).stdout
-    running = [line.split(maxsplit=2) for line in listed.splitlines()]
-    return [
-        args
-        for session, state, args in running
-        if session == str(session_id) and "Z" not in state and "Agent" not in args
-    ]
-
-
 def _interrupt(output: Path, command: list[str], number: signal.Signals) -> str:
     """Start a run on a Ray of its own, end it by a signal, see that nothing of it is left; what it printed."""
     done = _epochs(output)
@@ -62,10 +52,7 @@ def _interrupt(output: Path, command: list[str], number: signal.Signals) -> str:
     process.send_signal(number)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else -number), printed
-    deadline = time.monotonic() + 30
-    while _processes_of(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert _processes_of(process.pid) == []
+    assert_session_ends(process.pid)
     assert not (output / "model.safetensors").exists()
     return printed
 

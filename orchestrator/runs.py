@@ -1,0 +1,131 @@
+"""A run: its configuration and its folder; what is written there, and what is known of the software that ran it."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ssl_core import recipes
+from ssl_core.config import RunConfig
+from ssl_core.errors import InputError
+from ssl_core.files import write_atomically
+
+RUNS = Path("strata-runs")
+PACKAGES = ("strata-ssl", "torch", "torchvision", "timm", "ray", "mlflow", "pyarrow", "numpy", "pillow")
+
+
+class WorkFailed(RuntimeError):
+    """The run started and did not end well; what was done so far is kept."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what it is about."""
+
+    config: RunConfig
+    output: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.output / "config.yaml"
+
+    @property
+    def plots(self) -> Path:
+        return self.output / "plots"
+
+    @property
+    def model_file(self) -> Path:
+        """The trained encoder, once there is one."""
+        return self.output / "model.safetensors"
+
+    def write_config(self) -> None:
+        """Make the folder, with the resolved configuration in it."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config_file, lambda file: file.write(recipes.dump(self.config).encode()))
+
+
+class History:
+    """A run's figures, a record an epoch, and the file that holds them (`metrics.jsonl`)."""
+
+    def __init__(self, output: Path):
+        self.file = output / "metrics.jsonl"
+        self.records: list[dict[str, float]] = []
+
+    def begin(self, records: Sequence[dict[str, float]]) -> None:
+        """Start from what a checkpoint knows: epochs after it will be done again."""
+        self.records = list(records)
+        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_atomically(self.file, lambda file: file.write(lines.encode()))
+
+    def add(self, record: dict[str, float]) -> None:
+        self.records.append(record)
+        with open(self.file, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    @staticmethod
+    def read(output: Path) -> list[dict[str, float]]:
+        """The records in a run's folder; a line that is still being written is left out."""
+        file = History(output).file
+        text = file.read_text() if file.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def new_run(config: RunConfig, output: Path | None) -> Run:
+    """A run in a folder of its own: `output`, or strata-runs/NAME-TIME."""
+    if output is None:
+        output = RUNS / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    output = output.absolute()
+    if output.exists() and any(output.iterdir()):
+        raise InputError(f"--output: {output} is not empty; choose another, or go on with --resume {output}")
+    return Run(absolute_paths(config), output)
+
+
+def resumed_run(output: Path, overrides: list[str]) -> Run:
+    """The run whose folder is `output`, to go on from its newest checkpoint."""
+    return run_at(output, "--resume", overrides)
+
+
+def run_at(output: Path, given_as: str, overrides: Sequence[str] = ()) -> Run:
+    """The run whose folder is `output`; `given_as` names the argument in errors."""
+    file = output.absolute() / "config.yaml"
+    if not file.is_file():
+        raise InputError(f"{given_as}: {output} is no run's folder (it has no config.yaml)")
+    return Run(absolute_paths(recipes.load(file, overrides)), output.absolute())
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str:
+    """The revision of the working directory, with `+` if files were changed; empty outside a repository."""
+    try:
+        command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """Workers and later readers of `config.yaml` may run elsewhere: `data` paths become absolute."""
+
+    def absolute(path: str) -> str:
+        return path if path.startswith("bundled:") else str(Path(path).expanduser().absolute())
+
+    def each(paths: str | list[str] | None) -> str | list[str] | None:
+        if paths is None:
+            return None
+        return absolute(paths) if isinstance(paths, str) else [absolute(path) for path in paths]
+
+    data = config.data.model_copy(update={"train": each(config.data.train), "val": each(config.data.val)})
+    return config.model_copy(update={"data": data})
