@@ -1,4 +1,4 @@
-"""The command line: `strata pretrain | recipes | show | neighbors | ui | doctor`.
+"""The command line: `strata pretrain | sweep | recipes | show | neighbors | ui | doctor`.
 
 Exit status 0: done; 1: the work failed; 2: the input is wrong. Heavy imports wait until work starts,
 so that `strata --help` answers at once.
@@ -87,6 +87,83 @@ def pretrain(
             console.print("stopped before the first checkpoint")
         raise
     show_summary(summary, run.output, console)
+
+
+@app.command()
+def sweep(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SPACE.yaml] [KEY=VALUE]…",
+            help="What to vary, then keys for the sweep (`trials=8`) or for all its runs (`optim.epochs=4`).",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The sweep's folder.  [default: strata-runs/NAME-TIME]", show_default=False)
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the sweep in this folder.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and say what it would cost, but train nothing.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Find good settings: many runs, each with other settings, the bad ones stopped early.
+
+    `strata sweep search_spaces/smoke.yaml` shows how it goes, in three minutes; `strata sweep
+    search_spaces/joint.yaml data.train=FOLDER --dry-run` says what a search on your own images would take.
+
+    It ends with the best settings, a report, and `best.yaml` for `strata pretrain best.yaml`.
+    """
+    from orchestrator import cluster
+    from orchestrator.plan import make_plan, show_plan
+    from orchestrator.sweep_file import Sweep, sweep_at
+    from ssl_core.errors import InputError
+
+    file, overrides = _split(words)
+    if resume is not None:
+        if words or output is not None:
+            raise InputError("--resume: takes no YAML, no keys and no --output; the folder has its own sweep.yaml")
+        described = sweep_at(resume, "--resume")
+    elif file is None:
+        raise InputError("expected a YAML file, such as search_spaces/smoke.yaml; `strata sweep --help` says more")
+    else:
+        described = Sweep(Path(file), overrides)
+    plan = make_plan(described)
+    if dry_run:
+        show_plan(plan, console, cluster.nodes())
+        return
+    from orchestrator.sweep import new_sweep, run_sweep
+
+    folder = resume.absolute() if resume else new_sweep(described, output)
+    console.print(
+        f"[bold]{described.config.name}[/bold]: {plan.runs} trials → {folder}", highlight=False, soft_wrap=True
+    )
+    for remark in plan.remarks:
+        console.print(f"[yellow]warning:[/yellow] {remark}", highlight=False, soft_wrap=True)
+    try:
+        run_sweep(plan, folder, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; go on with: [bold]strata sweep --resume {folder}[/bold]", soft_wrap=True)
+        raise
+
+
+@app.command()
+def report(
+    sweep: Annotated[str, typer.Argument(help="A sweep's folder, or its MLflow run id.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Say what a sweep has found so far: the best settings, which settings matter; with pictures and a page.
+
+    Everything is written into the sweep's folder: `report.html` (one file, to pass on), `report/*.png`, `best.yaml`.
+    """
+    from orchestrator.sweep_report import read_report, show_report
+    from orchestrator.tracking import folder_of
+
+    folder = Path(sweep) if Path(sweep).exists() else folder_of(sweep)
+    found = read_report(folder)
+    found.write(folder)
+    show_report(found, folder, console)
 
 
 @app.command()

@@ -1,0 +1,351 @@
+"""A sweep from its YAML to its answer: Ray Tune decides, trials train, and this process watches and writes down.
+
+Each trial's figures lie in its own folder first; the table, MLflow and the report are made from them.
+"""
+
+import logging
+import shutil
+import signal
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from rich.console import Console
+
+from orchestrator import cluster
+from orchestrator.plan import Plan, share_of
+from orchestrator.report import draw_plots
+from orchestrator.results import MLFLOW_STATUS, Trial, read_trials, seconds_of, title, write_seconds
+from orchestrator.runs import RUNS, History, Run, WorkFailed
+from orchestrator.search_space import label
+from orchestrator.sweep_display import SweepDisplay
+from orchestrator.sweep_file import SWEEP_FILE, Sweep
+from orchestrator.sweep_report import Report, show_report
+from orchestrator.tracking import Tracker, software_tags, track_run
+from orchestrator.trial import FAILURE, OUT_OF_MEMORY, Job, run_trial
+from orchestrator.tuning import make_tuner
+from ssl_core.errors import InputError
+from ssl_core.evaluation import collapse
+from ssl_core.files import write_atomically
+
+TUNE = "tune"  # Ray Tune's own folder
+SNAPSHOT = "5"  # seconds between two snapshots of Tune's state
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # figures are in metrics.jsonl
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": SNAPSHOT,
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # no banner: the table is ours
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+}
+
+
+def new_sweep(sweep: Sweep, output: Path | None) -> Path:
+    """A folder of the sweep's own: `output`, or strata-runs/NAME-TIME."""
+    folder = output or RUNS / f"{sweep.config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = folder.absolute()
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"--output: {folder} is not empty; choose another, or go on with --resume {folder}")
+    return folder
+
+
+def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
+    """Run the trials of a sweep, or go on with those of an interrupted one; show, write and log what they say.
+
+    Raises:
+        InputError: no trial fits the cluster, or the store cannot be used.
+        WorkFailed: no trial came to an end.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; everything so far is kept, and this function goes on with it.
+    """
+    warnings.filterwarnings("ignore", module=r"ray\.tune|optuna|hyperopt")
+    for name in ("ray.tune", "hyperopt"):  # a trial's failure is a line of the table
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    share, at_once = share_of(plan, cluster.nodes())
+    with cluster.environment(ENVIRONMENT), cluster.connected(dashboard=plan.largest.scaling.workers > 1):
+        resumed = (folder / TUNE).exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / SWEEP_FILE).exists():
+            write_atomically(folder / SWEEP_FILE, lambda file: file.write(plan.sweep.dump().encode()))
+        job = Job(Sweep(folder / SWEEP_FILE), folder, share)
+        watcher = _Watcher(plan, job, console)
+
+        def trial(config: dict[str, Any]) -> None:
+            run_trial(job, config)
+
+        with watcher:
+            if resumed:
+                tuner = tune.Tuner.restore(str(folder / TUNE), trainable=trial, resume_unfinished=True)
+            else:
+                tuner = make_tuner(plan, trial, share, at_once, folder / TUNE, _Callback(), _Stopper())
+            tuner.fit()
+        if watcher.interrupted:
+            raise KeyboardInterrupt
+    for checkpoint in (folder / TUNE).glob("*/checkpoint_*"):  # what trials took over from one another
+        shutil.rmtree(checkpoint)
+    report = watcher.report()
+    show_report(report, folder, console)
+    if report.best is None:
+        raise WorkFailed(f"no trial came to an end; {folder / 'trials'} and the table say why")
+
+
+class _Watcher:
+    """Hears of every trial from Tune, keeps the table, the trials' files and MLflow up to date, and says when to stop.
+
+    Pictures are drawn and MLflow is written to by a thread of its own: a slow store delays no decision.
+    """
+
+    active: "_Watcher | None" = None  # whom Tune's callback and stopper, which are restored from a file, report to
+
+    def __init__(self, plan: Plan, job: Job, console: Console):
+        self.plan, self.job, self.folder, self.console = plan, job, job.folder, console
+        self.config = plan.sweep.config
+        self.trials: dict[str, Trial] = {trial.id: trial for trial in read_trials(self.folder)}
+        self._before, self._started = seconds_of(self.folder), time.monotonic()
+        self._reasons: dict[str, str] = {}
+        self._budget: str | None = None
+        self._trackers: dict[str, Tracker] = {}
+        self._mlflow = ThreadPoolExecutor(1)
+        self.parent = self._open_parent()
+        self.display = SweepDisplay(console, plan)
+
+    @property
+    def trials_in_order(self) -> list[Trial]:
+        return sorted(self.trials.values(), key=lambda trial: trial.number)
+
+    @property
+    def interrupted(self) -> bool:
+        return self._budget is None and any(not trial.ended for trial in self.trials.values())
+
+    def __enter__(self) -> "_Watcher":
+        _Watcher.active = self
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:  # Tune itself answers to Ctrl-C
+            self._before_term = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        self.display.__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self.display.__exit__()
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before_term)
+        self._close_trials()
+        if kind is not None or self.interrupted:
+            self._submit(self.parent.finish, "FAILED" if kind and issubclass(kind, Exception) else "KILLED")
+            self._mlflow.shutdown(wait=True)
+        _Watcher.active = None
+
+    def on_start(self, tune_trial: Any) -> None:
+        trial = self.trials.get(tune_trial.trial_id)
+        if trial is None:
+            config = self.job.run_config(tune_trial.config)
+            trial = Trial(
+                tune_trial.trial_id, len(self.trials) + 1, {}, config.seed - self.config.seed, config.optim.epochs
+            )
+            self.trials[trial.id] = trial
+        trial.settings = self.config.decode(tune_trial.config["trial"]["settings"])
+        trial.status, trial.reason, trial.started = "RUNNING", "", time.time()
+        trial.write(self._folder(trial))
+        run = Run(self.job.run_config(tune_trial.config), self._folder(trial))
+        if trial.id not in self._trackers:
+            self._submit(self._track, trial, run)
+        self.display.update(self.trials_in_order, trial)
+
+    def on_result(self, tune_trial: Any) -> None:
+        trial = self.trials[tune_trial.trial_id]
+        trial.records = History.read(self._folder(trial))
+        self._submit(self._sync, trial.id, trial.records)
+        self.display.update(self.trials_in_order, trial)
+
+    def on_end(self, tune_trial: Any, failed: bool) -> None:
+        trial = self.trials[tune_trial.trial_id]
+        self._end(trial, _reason(tune_trial, self._folder(trial)) if failed else None)
+
+    def _end(self, trial: Trial, failure: str | None = None) -> None:
+        """Say, write down and log what became of a trial."""
+        trial.records = History.read(self._folder(trial))
+        if failure is not None:
+            trial.status, trial.reason = "FAILED", failure
+        elif trial.id in self._reasons:
+            trial.status, trial.reason = "COLLAPSED", self._reasons[trial.id]
+        elif trial.epoch >= trial.epochs:
+            trial.status, trial.reason = "FINISHED", ""
+        else:
+            why = self._budget or f"{self.config.scheduler.name}: others were better"
+            trial.status, trial.reason = "STOPPED", f"{why} (epoch {trial.epoch})"
+        trial.stopped = time.time()
+        trial.write(self._folder(trial))
+        write_seconds(self.folder, self.seconds)
+        self._drop_weights()
+        self._submit(self._finish, trial)
+        self.display.update(self.trials_in_order, trial)
+
+    def wants_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial has collapsed."""
+        limits = self.config.collapse
+        said = collapse(result, limits.std, limits.rankme) if limits else None
+        if said:
+            self._reasons[trial_id] = f"epoch {result['epoch']}: {said}"
+        return said is not None
+
+    def wants_stop_all(self) -> bool:
+        """Whether the budget is spent."""
+        budget = self.config.budget
+        if budget.hours and self.seconds > 3600 * budget.hours:
+            self._budget = f"budget.hours: {budget.hours:g} are over"
+        if budget.epochs and sum(trial.epoch for trial in self.trials.values()) >= budget.epochs:
+            self._budget = f"budget.epochs: {budget.epochs} are spent"
+        return self._budget is not None
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def _close_trials(self) -> None:
+        """Write down how trials stand that Tune has not ended."""
+        for trial in self.trials.values():
+            if trial.ended:
+                continue
+            if self._budget:
+                self._end(trial)
+            else:
+                trial.status, trial.reason = "KILLED", "the sweep was stopped"
+                trial.write(self._folder(trial))
+                self._submit(self._finish, trial)
+        write_seconds(self.folder, self.seconds)
+
+    def report(self) -> Report:
+        """Write the report, log it as the sweep's, and end its MLflow run."""
+        report = Report(self.plan.sweep, self.trials_in_order, self.seconds)
+        files = self._mlflow.submit(report.write, self.folder).result()  # there, for matplotlib takes one thread only
+        self._submit(self._log_report, report, files)
+        self._mlflow.shutdown(wait=True)
+        return report
+
+    def _log_report(self, report: Report, files: list[Path]) -> None:
+        self.parent.log_files((file, "report" if file.suffix == ".png" else None) for file in files)
+        if report.best is not None:
+            self.parent.tag("answer", " ".join(report.answer()))
+            self.parent.summarise({f"best/{metric}": report.value(metric) for metric in self.config.metric})
+            for key, value in report.best.settings.items():
+                self.parent.tag(f"best.{key}", str(label(value)))
+        self.parent.finish("FINISHED" if report.best is not None else "FAILED")
+
+    def _folder(self, trial: Trial) -> Path:
+        return self.folder / "trials" / trial.id
+
+    def _drop_weights(self) -> None:
+        """Of the trials that have ended only the best keep their weights."""
+        metric, sign = self.config.metric[0], -1 if self.config.mode[0] == "max" else 1
+
+        def worth(trial: Trial) -> tuple[bool, float]:
+            return trial.status != "FINISHED", sign * trial.value(metric)
+
+        sound = [t for t in self.trials.values() if t.status in ("FINISHED", "STOPPED") and t.value(metric) is not None]
+        best = {trial.id for trial in sorted(sound, key=worth)[: self.config.keep_weights]}
+        for trial in self.trials.values():
+            if trial.ended and trial.id not in best:
+                for name in ("checkpoints", "neighbors"):
+                    shutil.rmtree(self._folder(trial) / name, ignore_errors=True)
+                (self._folder(trial) / "model.safetensors").unlink(missing_ok=True)
+
+    def _open_parent(self) -> Tracker:
+        c = self.config
+        params = {
+            "recipe": c.recipe,
+            "metric": ", ".join(c.metric),
+            "mode": ", ".join(c.mode),
+            "searcher": c.searcher.name,
+            "scheduler": c.scheduler.name,
+            "trials": self.plan.runs,
+            "repeats": c.repeats,
+            **{f"space.{key}": str(dimension) for key, dimension in c.space.items()},
+        }
+        tags = {"kind": "sweep", "folder": str(self.folder), **software_tags()}
+        tracker = Tracker(self.plan.config.tracking, self.folder, c.name, params, tags, self.console.print)
+        tracker.log_files([(self.folder / SWEEP_FILE, None)])
+        return tracker
+
+    def _submit(self, function: Any, *arguments: Any) -> None:
+        self._mlflow.submit(_told(function, self.console), *arguments)
+
+    def _track(self, trial: Trial, run: Run) -> None:
+        run.output.mkdir(parents=True, exist_ok=True)
+        tags = {"kind": "trial", "trial": str(trial.number), "varied": ", ".join(self.config.space)}
+        tags |= {f"varied.{key}": str(label(value)) for key, value in trial.settings.items()}
+        name = f"{trial.number}: {title(trial)}"
+        self._trackers[trial.id] = track_run(run, self.console.print, tags, name=name, parent=self.parent.run_id)
+
+    def _sync(self, trial_id: str, records: list[dict[str, float]]) -> None:
+        # MLflow's page compares runs by the metric that they logged first.
+        first = self.config.metric
+        ordered = [{m: r[m] for m in first if m in r} | r for r in records]
+        self._trackers[trial_id].log(*ordered)
+
+    def _finish(self, trial: Trial) -> None:
+        tracker, folder = self._trackers.get(trial.id), self._folder(trial)
+        if tracker is None:
+            return  # it never ran in this session
+        self._sync(trial.id, trial.records)
+        tracker.tag("status", trial.status)
+        if trial.reason:
+            tracker.tag("reason", trial.reason)
+        files: list[tuple[Path, str | None]] = [(folder / "config.yaml", None), (folder / "metrics.jsonl", None)]
+        if trial.status == "FINISHED":
+            files += [(path, "plots") for path in draw_plots(trial.records, folder / "plots")]
+        tracker.log_files([(file, where) for file, where in files if file.exists()])
+        tracker.finish(MLFLOW_STATUS.get(trial.status, "KILLED"))
+
+
+def _told(function: Any, console: Console) -> Any:
+    """`function`, whose failure in another thread is said."""
+
+    def call(*arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:  # the sweep goes on: its figures are in files
+            console.print(f"[yellow]warning:[/yellow] MLflow: {type(error).__name__}: {error}", highlight=False)
+
+    return call
+
+
+def _reason(tune_trial: Any, folder: Path) -> str:
+    """Why a trial failed, in a line: what it said itself, else what Ray says of the end of its process."""
+    own = folder / FAILURE
+    if own.exists():
+        return own.read_text()
+    log = Path(tune_trial.error_file or "")
+    lines = [line.strip() for line in log.read_text().splitlines() if line.strip()] if log.is_file() else []
+    said = next((line for line in reversed(lines) if "Error" in line or "died" in line), "its process ended")
+    return f"{said[:300]}{OUT_OF_MEMORY if 'memory' in ' '.join(lines).lower() else ''}"
+
+
+class _Callback(tune.Callback):
+    """Passes on what Tune tells; holds nothing itself, since Tune writes it to a file."""
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        _Watcher.active.on_start(trial)
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        _Watcher.active.on_result(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        _Watcher.active.on_end(trial, failed=False)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        _Watcher.active.on_end(trial, failed=True)
+
+
+class _Stopper(tune.Stopper):
+    """Asks whom the callback tells."""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return _Watcher.active.wants_stop(trial_id, result)
+
+    def stop_all(self) -> bool:
+        return _Watcher.active is not None and _Watcher.active.wants_stop_all()

@@ -1,0 +1,238 @@
+"""What one trial of a sweep does: a pretraining run in a folder of its own, told to Ray Tune an epoch at a time.
+
+With one worker the loop runs in the trial's own process; with more, the trial drives a Ray Train run.
+Its folder is that of any other run, and a trial that starts again goes on from its newest checkpoint.
+"""
+
+import gc
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from orchestrator.checkpoints import CheckpointStore
+from orchestrator.cluster import WorkerShare
+from orchestrator.plan import changeable
+from orchestrator.runs import History, Run, WorkFailed
+from orchestrator.sweep_file import Sweep
+from orchestrator.training import Training, check_method
+from orchestrator.worker import start_loader_server
+from ssl_core.config import DataConfig, RunConfig
+from ssl_core.data.sources import Images, open_images
+from ssl_core.errors import DataError, InputError, TrainingDiverged
+from ssl_core.loop import Pretraining, Record
+
+WARNINGS = "warnings.txt"  # in a trial's folder: what went wrong without ending it
+FAILURE = "failure.txt"  # and what did
+OUT_OF_MEMORY = "; try optim.accumulate=2, or fewer trials at once (resources)"
+ORIGIN = "origin.json"  # in a checkpoint that Tune holds: whose it is
+TAKEN_OVER = "taken_over.jsonl"  # in a trial's folder: from whom it took over weights, and when
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a sweep have in common.
+
+    Attributes:
+        folder: the sweep's.
+        share: what a worker gets.
+    """
+
+    sweep: Sweep
+    folder: Path
+    share: WorkerShare
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether trials take over one another's weights."""
+        return self.sweep.config.scheduler.name == "pbt"
+
+    def run(self, trial_id: str, config: dict[str, Any]) -> Run:
+        """The run that a trial is.
+
+        Args:
+            config: Tune's.
+        """
+        run_config = self.run_config(config)
+        return Run(run_config, self.folder / "trials" / trial_id)
+
+    def run_config(self, config: dict[str, Any]) -> RunConfig:
+        settings = self.sweep.config.decode(config["trial"]["settings"])
+        run_config = self.sweep.run_config(settings, repeat_of(config))
+        share = {"cpus_per_worker": self.share.cpus, "gpus_per_worker": self.share.gpus}
+        return run_config.model_copy(update={"scaling": run_config.scaling.model_copy(update=share)})
+
+
+def repeat_of(config: dict[str, Any]) -> int:
+    """Which of its setting's seeds a trial has; a searcher that repeats says so under a name of its own."""
+    return int(config.get("__trial_index__", config["trial"].get("repeat", 0)))
+
+
+def run_trial(job: Job, config: dict[str, Any]) -> None:
+    """The function that Ray Tune runs for each trial."""
+    # The next trial in this process waits that long for the end of this one, which may have workers to stop.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    run = job.run(tune.get_context().get_trial_id(), config)
+    run.write_config()
+    (run.output / FAILURE).unlink(missing_ok=True)
+    given = tune.get_checkpoint()
+    if given is not None:
+        _take_over(Path(given.path), run)
+    teller = _Teller(job, run, config, resumed=given is None)
+    torch.set_num_threads(job.share.cpus)
+    try:
+        if run.config.scaling.workers == 1:
+            _train_here(run, teller, job.share)
+        else:
+            _train_on_workers(run, teller, job.share)
+    except Exception as error:
+        (run.output / FAILURE).write_text(_explain(error))
+        raise
+    gc.collect()  # a process serves many trials
+
+
+def _explain(error: Exception) -> str:
+    """What a trial failed of, in a line."""
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    if isinstance(error, (InputError, WorkFailed, DataError, TrainingDiverged)):
+        return first
+    memory = OUT_OF_MEMORY if isinstance(error, (MemoryError, torch.OutOfMemoryError)) else ""
+    return f"{type(error).__name__}: {first}{memory}"
+
+
+class _Teller:
+    """Writes a trial's figures down and tells Tune of those that its searcher and scheduler want to know."""
+
+    def __init__(self, job: Job, run: Run, config: dict[str, Any], resumed: bool):
+        self.job, self.run, self._resumed = job, run, resumed
+        self.history = History(run.output)
+        settings = config["trial"]["settings"]
+        self._changing = {
+            f"settings/{key}": float(settings[key])
+            for key in (changeable(job.sweep) if job.takes_over else [])
+            if isinstance(settings[key], (int, float))
+        }
+
+    def begin(self, records: list[Record]) -> None:
+        """Start from what the checkpoint knows. Tune may not have heard of its last epoch, unless it chose it."""
+        self.history.begin(records)
+        if records and self._resumed:
+            self._tell(records[-1])
+
+    def complete(self, record: Record) -> None:
+        """Add the settings that may change in mid-run."""
+        record |= self._changing
+
+    def add(self, record: Record) -> None:
+        self.complete(record)
+        self.history.add(record)
+        self._tell(record)
+
+    def warn(self, message: str) -> None:
+        with open(self.run.output / WARNINGS, "a") as file:
+            file.write(message + "\n")
+
+    def _tell(self, record: Record) -> None:
+        if not record["epoch"] or not all(metric in record for metric in self.job.sweep.config.metric):
+            return
+        epoch = int(record["epoch"])
+        # Nothing is decided about a trial at its end.
+        told = {**record, "epoch": epoch, "done": epoch == self.run.config.optim.epochs}
+        if not self.job.takes_over:
+            tune.report(told)
+            return
+        with tempfile.TemporaryDirectory() as name:
+            _hand_out(self.run, Path(name), told["epoch"])
+            tune.report(told, checkpoint=tune.Checkpoint.from_directory(name))
+
+
+class _Reporter:
+    """For the loop in this process: keeps checkpoints and passes figures on."""
+
+    def __init__(self, store: CheckpointStore, run: Pretraining, teller: _Teller):
+        self.store, self.run, self.teller = store, run, teller
+
+    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
+        pass
+
+    def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
+        self.teller.complete(record)  # before the checkpoint, which holds it
+        self.store.keep(self.run)
+        self.teller.add(record)
+
+    def on_warning(self, message: str) -> None:
+        self.teller.warn(message)
+
+
+def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
+    """The loop in this process; neighbours are searched in it too."""
+    config = run.config
+    if config.data.workers or (config.data.workers is None and share.cpus > 1):
+        start_loader_server()
+    training = Pretraining(config, _images(config.data.model_dump_json()), "cuda" if share.gpus else "cpu")
+    store = CheckpointStore(run.output, config)
+    reporter = _Reporter(store, training, teller)
+    state = store.load_latest(reporter.on_warning)
+    if state is not None:
+        training.load_state_dict(state)
+        training.positives.load(store.neighbors, training.epoch)
+    teller.begin(training.history)
+    training.run(reporter)
+
+
+def _train_on_workers(run: Run, teller: _Teller, share: WorkerShare) -> None:
+    """A Ray Train run of which this process is the driver."""
+    images = _images(run.config.data.model_dump_json())
+    training = Training(run, share, len(images.train), check_method(run.config, images))
+
+    def take(messages: list[tuple[str, Any]]) -> None:
+        for kind, content in messages:
+            if kind == "start":
+                teller.begin(content["history"])
+            elif kind == "epoch":
+                teller.add(content)
+            elif kind == "warning":
+                teller.warn(content)
+
+    training.follow(take, teller.warn)
+
+
+@lru_cache(maxsize=1)
+def _images(data: str) -> Images:
+    """The images of a `data` section, as JSON: the next trial in this process most likely has the same."""
+    return open_images(DataConfig.model_validate_json(data))
+
+
+def _hand_out(run: Run, folder: Path, epoch: int) -> None:
+    """Put what another trial needs to go on from `epoch` into `folder`; links where the file system allows."""
+    store = CheckpointStore(run.output, run.config)
+    files = [store.path(epoch), *(path for path in store.neighbors.rglob("*") if path.is_file())]
+    for file in files:
+        target = folder / file.relative_to(run.output)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, target)
+        except OSError:
+            shutil.copy2(file, target)
+    (folder / ORIGIN).write_text(json.dumps({"trial": run.output.name, "epoch": epoch}))
+
+
+def _take_over(given: Path, run: Run) -> None:
+    """Go on from a checkpoint that Tune hands us: another trial's, or our own after a pause."""
+    origin = json.loads((given / ORIGIN).read_text())
+    if origin["trial"] == run.output.name:
+        return
+    for name in ("checkpoints", "neighbors"):
+        shutil.rmtree(run.output / name, ignore_errors=True)
+        if (given / name).exists():
+            shutil.copytree(given / name, run.output / name)
+    with open(run.output / TAKEN_OVER, "a") as file:
+        file.write(json.dumps(origin) + "\n")

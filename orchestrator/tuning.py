@@ -1,0 +1,222 @@
+"""Ray Tune's searcher, scheduler and search space for a sweep."""
+
+import pickle
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import schedulers
+from ray.tune.search import Repeater
+
+from orchestrator import cluster
+from orchestrator.cluster import WorkerShare
+from orchestrator.plan import Plan, changeable
+from orchestrator.search_space import Dimension, label
+from ssl_core.errors import InputError
+
+KEPT_CHECKPOINTS = 4  # of a trial, for others to take over
+
+
+def make_tuner(
+    plan: Plan,
+    trial: Callable[[dict[str, Any]], None],
+    share: WorkerShare,
+    at_once: int,
+    folder: Path,
+    callback: tune.Callback,
+    stopper: tune.Stopper,
+) -> tune.Tuner:
+    """What runs `trial` for every setting, `at_once` of them at a time; its state goes to `folder`."""
+    c = plan.sweep.config
+    random.seed(c.seed)  # from which Ray's population-based training draws
+    workers = plan.largest.scaling.workers
+    if workers == 1:
+        resources: dict[str, float] = {"CPU": share.cpus, "GPU": share.gpus}
+    else:
+        # A trial's own process only waits; its workers are Ray Train's to place. So many at once is said by memory.
+        memory = min(node.get("memory", 0) for node in cluster.nodes())
+        resources = {"memory": 0.9 * memory / at_once}
+    pauses = c.scheduler.name in ("pbt", "hyperband")  # paused trials would count as running
+    single = len(c.metric) == 1
+    return tune.Tuner(
+        tune.with_resources(trial, {key: value for key, value in resources.items() if value}),
+        param_space=_param_space(plan),
+        tune_config=tune.TuneConfig(
+            metric=c.metric[0] if single else None,
+            mode=c.mode[0] if single else None,
+            search_alg=_searcher(plan),
+            scheduler=_scheduler(plan),
+            num_samples=plan.runs if plan.planned is None else 1,
+            max_concurrent_trials=None if pauses else at_once,
+            reuse_actors=True,  # a process that has imported torch serves the next trial
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            stop=stopper,
+            callbacks=[callback],
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+            verbose=0,
+        ),
+    )
+
+
+def _param_space(plan: Plan) -> dict[str, Any]:
+    """What Tune draws trials from; `Job.run_config` reads what it drew."""
+    c = plan.sweep.config
+    if plan.planned is not None:
+        points = [
+            {"settings": {key: label(value) for key, value in settings.items()}, "repeat": repeat}
+            for repeat in range(c.repeats)
+            for settings in plan.planned
+        ]
+        return {"trial": tune.grid_search(points[: plan.runs])}
+    if c.searcher.name == "optuna":
+        return {}  # `_ask` says what there is, with its conditions
+    return {"trial": {"settings": {key: _domain(dimension) for key, dimension in c.space.items()}}}
+
+
+def _domain(dimension: Dimension) -> Any:
+    if dimension.values is not None:
+        return tune.choice([label(value) for value in dimension.values])
+    return getattr(tune, "randn" if dimension.kind == "normal" else dimension.kind)(*dimension.args)
+
+
+def _searcher(plan: Plan) -> Any:
+    """Ray Tune's searcher; None where all settings are known."""
+    c = plan.sweep.config
+    if not c.searcher.learns:
+        return None
+    metric, mode = (c.metric[0], c.mode[0]) if len(c.metric) == 1 else (c.metric, c.mode)
+    if c.searcher.name == "optuna":
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        samplers = {"tpe": "TPESampler", "cmaes": "CmaEsSampler", "nsgaii": "NSGAIISampler"}
+        sampler = getattr(optuna.samplers, samplers[c.searcher.sampler])(seed=c.seed)
+        found: Any = OptunaSearch(space=_Ask(c.space), metric=metric, mode=mode, sampler=sampler)
+    else:
+        found = _import_searcher(c.searcher.name)(metric=metric, mode=mode, **_seed_of(c.searcher.name, c.seed))
+    return Repeats(found, repeat=c.repeats) if c.repeats > 1 else found
+
+
+def _seed_of(searcher: str, seed: int) -> dict[str, int]:
+    return {"random_state_seed": seed} if searcher == "hyperopt" else {"seed": seed}
+
+
+def _import_searcher(name: str) -> Any:
+    try:
+        if name == "hyperopt":
+            import hyperopt  # noqa: F401
+            from ray.tune.search.hyperopt import HyperOptSearch
+
+            return HyperOptSearch
+        import ConfigSpace  # noqa: F401
+        import hpbandster  # noqa: F401
+        from ray.tune.search.bohb import TuneBOHB
+
+        return TuneBOHB
+    except ImportError as error:
+        raise InputError(
+            f"searcher: {name} needs more packages: pip install 'strata-ssl[searchers]' ({error})"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """Asks an Optuna trial for settings, those whose condition holds only (define by run)."""
+
+    space: dict[str, Dimension]
+
+    def __call__(self, trial: Any) -> None:
+        found: dict[str, Any] = {}
+        for key, dimension in self.space.items():
+            if not all(found.get(needed) in map(label, allowed) for needed, allowed in dimension.when.items()):
+                continue
+            name = f"trial/settings/{key}"
+            if dimension.values is not None:
+                found[key] = trial.suggest_categorical(name, [label(value) for value in dimension.values])
+            elif dimension.kind == "randint":
+                found[key] = trial.suggest_int(name, dimension.args[0], dimension.args[1] - 1)
+            else:
+                low, high, *step = dimension.args
+                step = {"step": step[0]} if step else {}
+                found[key] = trial.suggest_float(name, low, high, log=dimension.logarithmic, **step)
+
+
+class SynchronousPBT(schedulers.PopulationBasedTraining):
+    """Population-based training in rounds: who takes over from whom does not depend on who was faster.
+
+    Ray's own waits for ever when the last trial that a round waits for fails or is stopped: then the others go on
+    without that round.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(synch=True, **options)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_error(tune_controller, trial)
+        self._go_on_without(trial)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
+        super().on_trial_complete(tune_controller, trial, result)
+        self._go_on_without(trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
+        for other, state in self._trial_state.items():
+            if other.is_finished():  # Ray counts the failed ones among those to wait for
+                state.last_train_time = max(state.last_train_time, result[self._time_attr])
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def _go_on_without(self, gone: Any) -> None:
+        """Let the others go on if they were waiting for `gone` alone."""
+        reached = [s.last_train_time for t, s in self._trial_state.items() if t is not gone and not t.is_finished()]
+        if reached and min(reached) >= self._next_perturbation_sync:
+            self._next_perturbation_sync = min(reached) + self._perturbation_interval
+
+
+class Repeats(Repeater):
+    """A searcher each of whose suggestions is tried with several seeds, and that is told the mean.
+
+    Ray's own forgets its groups when it is saved.
+    """
+
+    def save(self, checkpoint_path: str) -> None:
+        super().save(checkpoint_path)
+        Path(f"{checkpoint_path}.groups").write_bytes(pickle.dumps(self.get_state()))
+
+    def restore(self, checkpoint_path: str) -> None:
+        super().restore(checkpoint_path)
+        self.set_state(pickle.loads(Path(f"{checkpoint_path}.groups").read_bytes()))
+
+
+def _scheduler(plan: Plan) -> Any:
+    c = plan.sweep.config.scheduler
+    epochs = max(config.optim.epochs for _, config in plan.examples)
+    halving = {"time_attr": "epoch", "max_t": epochs, "reduction_factor": c.factor}
+    if c.name == "asha":
+        return schedulers.AsyncHyperBandScheduler(grace_period=c.grace, **halving)
+    if c.name == "median":
+        return schedulers.MedianStoppingRule(time_attr="epoch", grace_period=c.grace)
+    if c.name == "hyperband":
+        return schedulers.HyperBandScheduler(**halving)
+    if c.name == "bohb":
+        return schedulers.HyperBandForBOHB(**halving)
+    if c.name == "pbt":
+        space = plan.sweep.config.space
+        # A list moves to a neighbouring value, a range by a fifth up or down, or anew.
+        mutations = {
+            key: [label(value) for value in space[key].values] if space[key].values else _domain(space[key])
+            for key in changeable(plan.sweep)
+        }
+        return SynchronousPBT(
+            time_attr="epoch",
+            perturbation_interval=c.every,
+            quantile_fraction=c.quantile,
+            hyperparam_mutations={"trial": {"settings": mutations}},
+        )
+    return None
