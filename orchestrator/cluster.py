@@ -49,19 +49,14 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def connected(dashboard: bool = False) -> Iterator[None]:
-    """Connect to the cluster that `RAY_ADDRESS` names, else start one on this machine; leave it as it was found.
-
-    Args:
-        dashboard: start it with Ray's dashboard, which Ray Train asks whether a run is still alive: without it a run
-            whose process is ended keeps its workers' CPUs for ever.
-    """
+def connected() -> Iterator[None]:
+    """Connect to the cluster that `RAY_ADDRESS` names, else start one on this machine; leave it as it was found."""
     quiet()
     import ray
 
     ours = not ray.is_initialized()
     if ours:
-        options = {"include_dashboard": dashboard} if embedded() else {}
+        options = {"include_dashboard": False} if embedded() else {}
         try:
             with environment(INHERITED):
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

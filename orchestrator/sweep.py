@@ -27,7 +27,7 @@ from orchestrator.sweep_display import SweepDisplay
 from orchestrator.sweep_file import SWEEP_FILE, Sweep
 from orchestrator.sweep_report import Report, show_report
 from orchestrator.tracking import Tracker, software_tags, track_run
-from orchestrator.trial import FAILURE, OUT_OF_MEMORY, Job, run_trial
+from orchestrator.trial import FAILURE, OUT_OF_MEMORY, Job, make_trainable
 from orchestrator.tuning import make_tuner
 from ssl_core.errors import InputError
 from ssl_core.evaluation import collapse
@@ -67,7 +67,7 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
     for name in ("ray.tune", "hyperopt"):  # a trial's failure is a line of the table
         logging.getLogger(name).setLevel(logging.CRITICAL)
     share, at_once = share_of(plan, cluster.nodes())
-    with cluster.environment(ENVIRONMENT), cluster.connected(dashboard=plan.largest.scaling.workers > 1):
+    with cluster.environment(ENVIRONMENT), cluster.connected():
         resumed = (folder / TUNE).exists()
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / SWEEP_FILE).exists():
@@ -75,14 +75,12 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
         job = Job(Sweep(folder / SWEEP_FILE), folder, share)
         watcher = _Watcher(plan, job, console)
 
-        def trial(config: dict[str, Any]) -> None:
-            run_trial(job, config)
-
+        trainable = make_trainable(job)
         with watcher:
             if resumed:
-                tuner = tune.Tuner.restore(str(folder / TUNE), trainable=trial, resume_unfinished=True)
+                tuner = tune.Tuner.restore(str(folder / TUNE), trainable=trainable, resume_unfinished=True)
             else:
-                tuner = make_tuner(plan, trial, share, at_once, folder / TUNE, _Callback(), _Stopper())
+                tuner = make_tuner(plan, trainable, share, at_once, folder / TUNE, _Callback(), _Stopper())
             tuner.fit()
         if watcher.interrupted:
             raise KeyboardInterrupt
@@ -109,6 +107,7 @@ class _Watcher:
         self._before, self._started = seconds_of(self.folder), time.monotonic()
         self._reasons: dict[str, str] = {}
         self._budget: str | None = None
+        self._tracked: set[str] = set()  # trials whose MLflow run has been asked for
         self._trackers: dict[str, Tracker] = {}
         self._mlflow = ThreadPoolExecutor(1)
         self.parent = self._open_parent()
@@ -141,20 +140,27 @@ class _Watcher:
         _Watcher.active = None
 
     def on_start(self, tune_trial: Any) -> None:
-        trial = self.trials.get(tune_trial.trial_id)
-        if trial is None:
-            config = self.job.run_config(tune_trial.config)
-            trial = Trial(
-                tune_trial.trial_id, len(self.trials) + 1, {}, config.seed - self.config.seed, config.optim.epochs
-            )
-            self.trials[trial.id] = trial
+        trial = self._known(tune_trial)
         trial.settings = self.config.decode(tune_trial.config["trial"]["settings"])
         trial.status, trial.reason, trial.started = "RUNNING", "", time.time()
         trial.write(self._folder(trial))
-        run = Run(self.job.run_config(tune_trial.config), self._folder(trial))
-        if trial.id not in self._trackers:
-            self._submit(self._track, trial, run)
         self.display.update(self.trials_in_order, trial)
+
+    def _known(self, tune_trial: Any) -> Trial:
+        """The trial, whose MLflow run begins when it is first heard of."""
+        trial = self.trials.get(tune_trial.trial_id)
+        run_config = None
+        if trial is None:
+            run_config = self.job.run_config(tune_trial.config)
+            settings = self.config.decode(tune_trial.config["trial"]["settings"])
+            repeat = run_config.seed - self.config.seed
+            trial = Trial(tune_trial.trial_id, len(self.trials) + 1, settings, repeat, run_config.optim.epochs)
+            self.trials[trial.id] = trial
+        if trial.id not in self._tracked:
+            self._tracked.add(trial.id)
+            run = Run(run_config or self.job.run_config(tune_trial.config), self._folder(trial))
+            self._submit(self._track, trial, run)
+        return trial
 
     def on_result(self, tune_trial: Any) -> None:
         trial = self.trials[tune_trial.trial_id]
@@ -163,7 +169,7 @@ class _Watcher:
         self.display.update(self.trials_in_order, trial)
 
     def on_end(self, tune_trial: Any, failed: bool) -> None:
-        trial = self.trials[tune_trial.trial_id]
+        trial = self._known(tune_trial)
         self._end(trial, _reason(tune_trial, self._folder(trial)) if failed else None)
 
     def _end(self, trial: Trial, failure: str | None = None) -> None:
@@ -322,7 +328,8 @@ def _reason(tune_trial: Any, folder: Path) -> str:
     log = Path(tune_trial.error_file or "")
     lines = [line.strip() for line in log.read_text().splitlines() if line.strip()] if log.is_file() else []
     said = next((line for line in reversed(lines) if "Error" in line or "died" in line), "its process ended")
-    return f"{said[:300]}{OUT_OF_MEMORY if 'memory' in ' '.join(lines).lower() else ''}"
+    short_of_memory = any("OutOfMemoryError" in line or "running low on memory" in line for line in lines)
+    return f"{said[:300]}{OUT_OF_MEMORY if short_of_memory else ''}"
 
 
 class _Callback(tune.Callback):

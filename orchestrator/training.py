@@ -20,8 +20,11 @@ MAX_RESTARTS = 3  # times that a run goes on by itself after it lost its neighbo
 class Training:
     """Ray Train in a thread of its own, so that this one can take the workers' messages; and the index actors."""
 
-    def __init__(self, run: Run, share: "WorkerShare", num_images: int, index_dim: int):
+    def __init__(
+        self, run: Run, share: "WorkerShare", num_images: int, index_dim: int, stop_timeout: float = STOP_TIMEOUT
+    ):
         self.run, self.share, self.num_images, self.index_dim = run, share, num_images, index_dim
+        self._stop_timeout = stop_timeout
         self._restarts = 0
         self._start()
 
@@ -102,7 +105,7 @@ class Training:
         import ray
 
         self.mailbox.stop.remote()
-        self._thread.join(STOP_TIMEOUT)
+        self._thread.join(self._stop_timeout)
         for actor in (self.mailbox, *self.shards):
             ray.kill(actor)
 

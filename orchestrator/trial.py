@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.train._internal.session import get_session
+from ray.tune.trainable import wrap_function
 
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.cluster import WorkerShare
@@ -30,6 +32,7 @@ from ssl_core.data.sources import Images, open_images
 from ssl_core.errors import DataError, InputError, TrainingDiverged
 from ssl_core.loop import Pretraining, Record
 
+STOP_TIMEOUT = 60  # seconds that a trial gets to end by itself
 WARNINGS = "warnings.txt"  # in a trial's folder: what went wrong without ending it
 FAILURE = "failure.txt"  # and what did
 OUT_OF_MEMORY = "; try optim.accumulate=2, or fewer trials at once (resources)"
@@ -76,10 +79,31 @@ def repeat_of(config: dict[str, Any]) -> int:
     return int(config.get("__trial_index__", config["trial"].get("repeat", 0)))
 
 
+def make_trainable(job: Job) -> type[tune.Trainable]:
+    """What Ray Tune runs for each trial."""
+
+    def trial(config: dict[str, Any]) -> None:
+        run_trial(job, config)
+
+    class Trial(wrap_function(trial, name="trial")):
+        """Ends only when its function has ended: a Ray Train run whose driver is cut off keeps its workers' CPUs."""
+
+        def cleanup(self) -> None:
+            session = get_session()
+            try:
+                if session.training_started:
+                    session.finish(timeout=STOP_TIMEOUT)
+            finally:
+                super().cleanup()
+
+    return Trial
+
+
 def run_trial(job: Job, config: dict[str, Any]) -> None:
-    """The function that Ray Tune runs for each trial."""
-    # The next trial in this process waits that long for the end of this one, which may have workers to stop.
-    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    """Train one trial to its end, or until Tune wants no more."""
+    os.environ.setdefault(
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S", str(STOP_TIMEOUT)
+    )  # the next trial in this process waits too
     run = job.run(tune.get_context().get_trial_id(), config)
     run.write_config()
     (run.output / FAILURE).unlink(missing_ok=True)
@@ -87,6 +111,8 @@ def run_trial(job: Job, config: dict[str, Any]) -> None:
     if given is not None:
         _take_over(Path(given.path), run)
     teller = _Teller(job, run, config, resumed=given is None)
+    if given is None and teller.finished():
+        return
     torch.set_num_threads(job.share.cpus)
     try:
         if run.config.scaling.workers == 1:
@@ -120,6 +146,14 @@ class _Teller:
             for key in (changeable(job.sweep) if job.takes_over else [])
             if isinstance(settings[key], (int, float))
         }
+
+    def finished(self) -> bool:
+        """Whether the trial was at its end already, which Tune had not written down when it was killed; then say it."""
+        records = History.read(self.run.output)
+        done = bool(records) and records[-1]["epoch"] == self.run.config.optim.epochs
+        if done:
+            self._tell(records[-1])
+        return done
 
     def begin(self, records: list[Record]) -> None:
         """Start from what the checkpoint knows. Tune may not have heard of its last epoch, unless it chose it."""
@@ -191,7 +225,8 @@ def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
 def _train_on_workers(run: Run, teller: _Teller, share: WorkerShare) -> None:
     """A Ray Train run of which this process is the driver."""
     images = _images(run.config.data.model_dump_json())
-    training = Training(run, share, len(images.train), check_method(run.config, images))
+    width = check_method(run.config, images)
+    training = Training(run, share, len(images.train), width, stop_timeout=STOP_TIMEOUT)
 
     def take(messages: list[tuple[str, Any]]) -> None:
         for kind, content in messages:

@@ -2,7 +2,6 @@
 
 import pickle
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,14 @@ KEPT_CHECKPOINTS = 4  # of a trial, for others to take over
 
 def make_tuner(
     plan: Plan,
-    trial: Callable[[dict[str, Any]], None],
+    trainable: type[tune.Trainable],
     share: WorkerShare,
     at_once: int,
     folder: Path,
     callback: tune.Callback,
     stopper: tune.Stopper,
 ) -> tune.Tuner:
-    """What runs `trial` for every setting, `at_once` of them at a time; its state goes to `folder`."""
+    """What runs `trainable` for every setting, `at_once` of them at a time; its state goes to `folder`."""
     c = plan.sweep.config
     random.seed(c.seed)  # from which Ray's population-based training draws
     workers = plan.largest.scaling.workers
@@ -42,7 +41,7 @@ def make_tuner(
     pauses = c.scheduler.name in ("pbt", "hyperband")  # paused trials would count as running
     single = len(c.metric) == 1
     return tune.Tuner(
-        tune.with_resources(trial, {key: value for key, value in resources.items() if value}),
+        tune.with_resources(trainable, {key: value for key, value in resources.items() if value}),
         param_space=_param_space(plan),
         tune_config=tune.TuneConfig(
             metric=c.metric[0] if single else None,

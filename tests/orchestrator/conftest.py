@@ -35,7 +35,7 @@ def ray_session() -> Iterator[None]:
     """A Ray instance that all in-process runs share."""
     from orchestrator.cluster import connected
 
-    with connected(dashboard=True):
+    with connected():
         yield
 
 

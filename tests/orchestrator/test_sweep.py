@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import shutil
+import signal
 import time
 import urllib.parse
 from pathlib import Path
@@ -133,6 +135,8 @@ def test_the_end_names_the_best_and_says_how_sure_that_is(grid) -> None:
     assert "best: α=" in printed
     assert "paired seeds" in printed
     assert "what matters" in printed
+    for noise in ("WARNING", "Traceback", "raylet", "Configuration for experiment"):
+        assert noise not in printed
     page = (output / REPORT_FILE).read_text()
     assert page.count("data:image/png;base64,") >= 5
     assert 'src="http' not in page
@@ -186,6 +190,32 @@ def test_a_trial_that_collapses_is_ended(folders: Path, tmp_path: Path) -> None:
     parent, children = mlflow_runs(tmp_path / "sweep")
     assert {child.info.status for child in children} == {"KILLED"}
     assert parent.info.status == "FAILED"
+
+
+class KillsATrial(Console):
+    """A console that kills a trial's process when the first trial has ended."""
+
+    killed = False
+
+    def print(self, *objects, **options):
+        super().print(*objects, **options)
+        if not self.killed and any(str(item).startswith("[1/") for item in objects):
+            os.kill(ray_processes("ResourceTrainable")[-1], signal.SIGKILL)
+            self.killed = True
+
+
+def test_a_trial_whose_process_dies_ends_alone_with_its_reason(folders: Path, tmp_path: Path) -> None:
+    space = {"distill.alpha": {"choice": [0.0, 0.2, 0.4, 0.6]}}
+    sweep = Sweep(write_sweep(tmp_path, folders, space=space, overrides={"optim.epochs": 8}))
+    console = KillsATrial(file=open(os.devnull, "w"), width=160)  # noqa: SIM115
+    run_sweep(make_plan(sweep), new_sweep(sweep, tmp_path / "sweep"), console)
+    assert console.killed
+    trials = read_trials(tmp_path / "sweep")
+    assert sorted(trial.status for trial in trials) == ["FAILED"] + ["FINISHED"] * 3
+    (failed,) = [trial for trial in trials if trial.status == "FAILED"]
+    assert "died" in failed.reason
+    _, children = mlflow_runs(tmp_path / "sweep")
+    assert sorted(child.info.status for child in children) == ["FAILED"] + ["FINISHED"] * 3
 
 
 def test_asha_stops_trials_early(folders: Path, tmp_path: Path) -> None:
