@@ -74,7 +74,6 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
             write_atomically(folder / SWEEP_FILE, lambda file: file.write(plan.sweep.dump().encode()))
         job = Job(Sweep(folder / SWEEP_FILE), folder, share)
         watcher = _Watcher(plan, job, console)
-
         trainable = make_trainable(job)
         with watcher:
             if resumed:
@@ -119,7 +118,9 @@ class _Watcher:
 
     @property
     def interrupted(self) -> bool:
-        return self._budget is None and any(not trial.ended for trial in self.trials.values())
+        """Whether there is more to do that no budget forbids."""
+        ended = sum(trial.ended for trial in self.trials.values())
+        return self._budget is None and ended < self.plan.runs
 
     def __enter__(self) -> "_Watcher":
         _Watcher.active = self

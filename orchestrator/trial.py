@@ -64,10 +64,10 @@ class Job:
         Args:
             config: Tune's.
         """
-        run_config = self.run_config(config)
-        return Run(run_config, self.folder / "trials" / trial_id)
+        return Run(self.run_config(config), self.folder / "trials" / trial_id)
 
     def run_config(self, config: dict[str, Any]) -> RunConfig:
+        """Its configuration alone."""
         settings = self.sweep.config.decode(config["trial"]["settings"])
         run_config = self.sweep.run_config(settings, repeat_of(config))
         share = {"cpus_per_worker": self.share.cpus, "gpus_per_worker": self.share.gpus}
@@ -101,9 +101,8 @@ def make_trainable(job: Job) -> type[tune.Trainable]:
 
 def run_trial(job: Job, config: dict[str, Any]) -> None:
     """Train one trial to its end, or until Tune wants no more."""
-    os.environ.setdefault(
-        "TUNE_FUNCTION_THREAD_TIMEOUT_S", str(STOP_TIMEOUT)
-    )  # the next trial in this process waits too
+    # The next trial in this process waits for the end of this one, too.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(STOP_TIMEOUT))
     run = job.run(tune.get_context().get_trial_id(), config)
     run.write_config()
     (run.output / FAILURE).unlink(missing_ok=True)
