@@ -1,4 +1,4 @@
-"""The command line: `strata pretrain | sweep | recipes | show | neighbors | ui | doctor`.
+"""The command line: `strata pretrain | sweep | report | recipes | show | neighbors | ui | doctor`.
 
 Exit status 0: done; 1: the work failed; 2: the input is wrong. Heavy imports wait until work starts,
 so that `strata --help` answers at once.

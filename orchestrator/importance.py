@@ -4,9 +4,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
 
-from orchestrator.results import Trial
+from orchestrator.results import Trial, describe_exactly
 from orchestrator.search_space import Dimension, SweepConfig, label
 
 FEWEST = 6  # trials from which anything is said
@@ -55,6 +56,23 @@ def comparable(trials: Sequence[Trial], metric: str) -> tuple[int, dict[str, flo
     enough = max(FEWEST, max((len(values) for values in measured.values()), default=0) / 2)
     epochs = [epoch for epoch, values in measured.items() if len(values) >= enough]
     return (max(epochs), measured[max(epochs)]) if epochs else (0, {})
+
+
+def seed_share(trials: Sequence[Trial], values: dict[str, float]) -> float | None:
+    """The share of the variance that seeds make by themselves: within settings, of all; None without repeats.
+
+    Args:
+        values: of one metric, by trial id.
+    """
+    groups: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.id in values:
+            groups.setdefault(describe_exactly(trial.settings), []).append(values[trial.id])
+    total, freedom = np.var([v for group in groups.values() for v in group]), sum(len(g) - 1 for g in groups.values())
+    if not freedom or not total:
+        return None
+    within = sum(len(group) * np.var(group) for group in groups.values()) / freedom
+    return float(min(1.0, within / total))
 
 
 def _condition(dimension: Dimension) -> str:

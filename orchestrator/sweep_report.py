@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.display import duration
-from orchestrator.importance import importances
+from orchestrator.importance import comparable, importances, seed_share
 from orchestrator.published import CURVES
 from orchestrator.results import Score, Trial, difference, pareto_front, ranking, read_trials, seconds_of
 from orchestrator.search_space import describe, label
@@ -70,6 +70,9 @@ class Report:
                 f"what matters (share of the variance over {importance.trials} trials after epoch {importance.epoch}"
                 f"{among}): {shares}"
             )
+        noise = seed_share(self.trials, comparable(self.trials, self.metric)[1])
+        if self.importances and noise is not None:
+            said.append(f"seeds alone make {noise:.0%} of that variance")
         return said
 
     def _lead(self) -> str:

@@ -39,6 +39,12 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
+def quiet() -> None:
+    """Creating a store is no news."""
+    for module in ("mlflow", "alembic"):
+        logging.getLogger(module).setLevel(logging.WARNING)
+
+
 class Tracker:
     """One MLflow run.
 
@@ -66,8 +72,7 @@ class Tracker:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        for module in ("mlflow", "alembic"):  # creating a store is no news
-            logging.getLogger(module).setLevel(logging.WARNING)
+        quiet()
         self._failure = MlflowException
         self._warn, self._pending, self._warned = warn, [], False
         self.uri = store_uri(config)
@@ -200,6 +205,9 @@ def folder_of(run_id: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     uri = store_uri()
+    if (file := sqlite_file(uri)) is not None and not file.exists():
+        raise InputError(f"{run_id}: no folder, and there is no MLflow store at {uri}")
+    quiet()
     try:
         run = MlflowClient(tracking_uri=uri).get_run(run_id)
     except MlflowException as error:

@@ -24,7 +24,7 @@ def test_help_needs_no_heavy_import() -> None:
 def test_help_lists_the_commands(strata) -> None:
     done = strata("--help")
     assert done.returncode == 0
-    for command in ("pretrain", "recipes", "show", "ui", "doctor"):
+    for command in ("pretrain", "sweep", "report", "recipes", "show", "ui", "doctor"):
         assert command in done.stdout
 
 
