@@ -32,10 +32,10 @@ class Plan:
     Attributes:
         planned: its settings in order; None where the searcher decides while it runs.
         settings: how many.
-        config: of the first trial.
-        largest: of those checked, the one with the most workers.
+        examples: those that were checked, with their runs; the first trial's first.
+        largest: of these runs, the one with the most workers.
         remarks: what can hardly be meant.
-        checkpoint_bytes: size of one checkpoint of `config`.
+        checkpoint_bytes: size of the largest checkpoint.
     """
 
     sweep: Sweep
@@ -48,6 +48,7 @@ class Plan:
 
     @property
     def config(self) -> RunConfig:
+        """The first trial's."""
         return self.examples[0][1]
 
     @property

@@ -74,7 +74,7 @@ def _param_space(plan: Plan) -> dict[str, Any]:
         ]
         return {"trial": tune.grid_search(points[: plan.runs])}
     if c.searcher.name == "optuna":
-        return {}  # `_ask` says what there is, with its conditions
+        return {}  # `_Ask` says what there is, with its conditions
     return {"trial": {"settings": {key: _domain(dimension) for key, dimension in c.space.items()}}}
 
 
