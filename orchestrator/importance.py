@@ -68,7 +68,8 @@ def seed_share(trials: Sequence[Trial], values: dict[str, float]) -> float | Non
     for trial in trials:
         if trial.id in values:
             groups.setdefault(describe_exactly(trial.settings), []).append(values[trial.id])
-    total, freedom = np.var([v for group in groups.values() for v in group]), sum(len(g) - 1 for g in groups.values())
+    freedom = sum(len(group) - 1 for group in groups.values())
+    total = np.var(list(values.values())) if values else 0.0
     if not freedom or not total:
         return None
     within = sum(len(group) * np.var(group) for group in groups.values()) / freedom

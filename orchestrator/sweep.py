@@ -3,7 +3,9 @@
 Each trial's figures lie in its own folder first; the table, MLflow and the report are made from them.
 """
 
+import json
 import logging
+import os
 import shutil
 import signal
 import threading
@@ -22,7 +24,7 @@ from orchestrator.plan import Plan, share_of
 from orchestrator.report import draw_plots
 from orchestrator.results import MLFLOW_STATUS, Trial, read_trials, seconds_of, title, write_seconds
 from orchestrator.runs import RUNS, History, Run, WorkFailed
-from orchestrator.search_space import label
+from orchestrator.search_space import Settings, label
 from orchestrator.sweep_display import SweepDisplay
 from orchestrator.sweep_file import SWEEP_FILE, Sweep
 from orchestrator.sweep_report import Report, show_report
@@ -103,6 +105,9 @@ class _Watcher:
         self.plan, self.job, self.folder, self.console = plan, job, job.folder, console
         self.config = plan.sweep.config
         self.trials: dict[str, Trial] = {trial.id: trial for trial in read_trials(self.folder)}
+        # What began after Tune's last snapshot before a kill: a searcher proposes it again, under another id.
+        known = _known_to_tune(self.folder / TUNE)
+        self._orphans = [self.trials.pop(id) for id in list(self.trials) if id not in known]
         self._before, self._started = seconds_of(self.folder), time.monotonic()
         self._reasons: dict[str, str] = {}
         self._budget: str | None = None
@@ -155,12 +160,24 @@ class _Watcher:
             run_config = self.job.run_config(tune_trial.config)
             settings = self.config.decode(tune_trial.config["trial"]["settings"])
             repeat = run_config.seed - self.config.seed
-            trial = Trial(tune_trial.trial_id, len(self.trials) + 1, settings, repeat, run_config.optim.epochs)
+            trial = self._adopted(tune_trial.trial_id, settings, repeat)
+            if trial is None:
+                trial = Trial(tune_trial.trial_id, len(self.trials) + 1, settings, repeat, run_config.optim.epochs)
             self.trials[trial.id] = trial
         if trial.id not in self._tracked:
             self._tracked.add(trial.id)
             run = Run(run_config or self.job.run_config(tune_trial.config), self._folder(trial))
             self._submit(self._track, trial, run)
+        return trial
+
+    def _adopted(self, new_id: str, settings: Settings, repeat: int) -> Trial | None:
+        """The orphan that is this trial, with its folder under the new id: it goes on from its checkpoint."""
+        same = (orphan for orphan in self._orphans if (orphan.settings, orphan.repeat) == (settings, repeat))
+        trial = next(same, None)
+        if trial is not None:
+            self._orphans.remove(trial)
+            os.rename(self._folder(trial), self.folder / "trials" / new_id)
+            trial.id, trial.number = new_id, len(self.trials) + 1
         return trial
 
     def on_result(self, tune_trial: Any) -> None:
@@ -224,6 +241,8 @@ class _Watcher:
                 trial.status, trial.reason = "KILLED", "the sweep was stopped"
                 trial.write(self._folder(trial))
                 self._submit(self._finish, trial)
+        for orphan in self._orphans if not self.interrupted else ():  # nobody proposed it again
+            shutil.rmtree(self._folder(orphan))
         write_seconds(self.folder, self.seconds)
 
     def report(self) -> Report:
@@ -307,6 +326,15 @@ class _Watcher:
             files += [(path, "plots") for path in draw_plots(trial.records, folder / "plots")]
         tracker.log_files([(file, where) for file, where in files if file.exists()])
         tracker.finish(MLFLOW_STATUS.get(trial.status, "KILLED"))
+
+
+def _known_to_tune(folder: Path) -> set[str]:
+    """The trials in Tune's newest snapshot."""
+    snapshots = sorted(folder.glob("experiment_state-*.json"))
+    if not snapshots:
+        return set()
+    trials = json.loads(snapshots[-1].read_text())["trial_data"]
+    return {json.loads(trial)["trial_id"] for trial, _ in trials}
 
 
 def _told(function: Any, console: Console) -> Any:
