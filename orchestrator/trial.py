@@ -208,8 +208,7 @@ class _Reporter:
 def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
     """The loop in this process; neighbours are searched in it too."""
     config = run.config
-    if config.data.workers or (config.data.workers is None and share.cpus > 1):
-        start_loader_server()
+    start_loader_server(config, share.cpus)
     training = Pretraining(config, _images(config.data.model_dump_json()), "cuda" if share.gpus else "cpu")
     store = CheckpointStore(run.output, config)
     reporter = _Reporter(store, training, teller)

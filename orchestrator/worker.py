@@ -91,12 +91,14 @@ class WorkerReporter:
         self.tell("warning", message)
 
 
-def start_loader_server() -> None:
-    """Let loader processes be forked from a server of their own.
+def start_loader_server(config: RunConfig, threads: int) -> None:
+    """Let loader processes, if the run has any, be forked from a server of their own.
 
     A fork of this process would inherit Ray's threads' locks and objects without the threads, and now
     and then dies of it.
     """
+    if config.data.workers == 0 or (config.data.workers is None and threads == 1):
+        return  # starting it takes seconds
     multiprocessing.set_start_method("forkserver", force=True)
     multiprocessing.set_forkserver_preload(LOADER_IMPORTS)
     multiprocessing.forkserver.ensure_running()
@@ -109,9 +111,9 @@ def train_worker(job: dict[str, Any]) -> None:
         job: `config` (a resolved configuration as a dict), `output` (the run's folder), `mailbox`, `threads`,
             `shards` (of the neighbour index; none where nothing is searched).
     """
-    start_loader_server()
-    torch.set_num_threads(job["threads"])
     config = RunConfig.model_validate(job["config"])
+    start_loader_server(config, job["threads"])
+    torch.set_num_threads(job["threads"])
     output = Path(job["output"])
     images = open_images(config.data)
     device = ray.train.torch.get_device()
