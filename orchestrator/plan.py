@@ -150,7 +150,7 @@ def show_plan(plan: Plan, console: Console, nodes: list[dict[str, float]]) -> No
     for key, dimension in c.space.items():
         table.add_row(f"[bold]{key}[/bold]", escape(str(dimension)))
     console.print(table, highlight=False)
-    console.print("\nfirst settings:")
+    console.print("\nfirst settings:" if plan.planned is not None else "\nsuch settings:")
     first = plan.planned[:5] if plan.planned is not None else [settings for settings, _ in plan.examples[:5]]
     for number, settings in enumerate(first, 1):
         console.print(f"  {number}  {describe(settings)}", highlight=False, markup=False, soft_wrap=True)

@@ -133,7 +133,8 @@ class SweepPictures:
         if known is None or not self.metric.startswith("knn"):
             axis.spines[["right"]].set_visible(False)
             return
-        points = {v: y for v, y in known.values.items() if not ticks or v in ticks}
+        low = 0 if self.config.space[key].logarithmic else float("-inf")
+        points = {v: y for v, y in known.values.items() if (v in ticks if ticks else v > low)}
         if len(points) < 2:
             return
         twin = axis.twinx()
