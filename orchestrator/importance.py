@@ -34,7 +34,7 @@ def importances(config: SweepConfig, trials: Sequence[Trial]) -> list[Importance
     epoch, values = comparable(trials, config.metric[0])
     groups: dict[str, list[str]] = {}
     for key, dimension in config.space.items():
-        groups.setdefault(_condition(dimension), []).append(key)
+        groups.setdefault(dimension.condition, []).append(key)
     found = []
     always = groups.get("", [])
     for among, keys in groups.items():
@@ -74,10 +74,6 @@ def seed_share(trials: Sequence[Trial], values: dict[str, float]) -> float | Non
         return None
     within = sum(len(group) * np.var(group) for group in groups.values()) / freedom
     return float(min(1.0, within / total))
-
-
-def _condition(dimension: Dimension) -> str:
-    return " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in dimension.when.items())
 
 
 def _fanova(config: SweepConfig, trials: Sequence[Trial], keys: Sequence[str], values: Sequence[float]) -> dict:

@@ -106,9 +106,14 @@ class Dimension(Section):
         low, high = self.args[:2]
         return (low, high - 1 if self.kind == "randint" else high)
 
+    @property
+    def condition(self) -> str:
+        """Where it exists, in words; empty if everywhere."""
+        return " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in self.when.items())
+
     def __str__(self) -> str:
-        when = " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in self.when.items())
-        return f"{self.kind} [{', '.join(str(label(v)) for v in self.args)}]{f' when {when}' if when else ''}"
+        when = f" when {self.condition}" if self.when else ""
+        return f"{self.kind} [{', '.join(str(label(v)) for v in self.args)}]{when}"
 
 
 def _check_args(kind: str, args: list) -> None:
@@ -327,12 +332,18 @@ def label(value: Any) -> str | int | float | bool | None:
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """`α=0.5 layers=every: 2`: the last part of each key is enough for people."""
-    shown = []
-    for key, value in settings.items():
-        text = f"{value:.3g}" if isinstance(value, float) else str(label(value))
-        shown.append(f"{SHORT.get(key, key.rpartition('.')[2])}={text}")
-    return "  ".join(shown)
+    """`α=0.5 layers=every: 2`, for people."""
+    return "  ".join(f"{short(key)}={cell(value)}" for key, value in settings.items())
+
+
+def short(key: str) -> str:
+    """A key as people call it: α, layers, lr."""
+    return SHORT.get(key, key.rpartition(".")[2])
+
+
+def cell(value: object) -> str:
+    """A setting's value in a table."""
+    return f"{value:.3g}" if isinstance(value, float) else str(label(value))
 
 
 SHORT = {

@@ -12,7 +12,7 @@ from rich.text import Text
 from orchestrator.display import duration
 from orchestrator.plan import Plan, epochs_of
 from orchestrator.results import Score, Trial, ranking
-from orchestrator.search_space import SHORT, label
+from orchestrator.search_space import cell, describe, short
 
 ROWS = 16  # trials in the live table
 STYLES = {"FINISHED": "green", "RUNNING": "bold", "FAILED": "red", "COLLAPSED": "yellow", "STOPPED": "dim"}
@@ -47,7 +47,6 @@ class SweepDisplay:
             self.console.print(self._line(changed), highlight=False, markup=False, soft_wrap=True)
 
     def _line(self, trial: Trial) -> str:
-        settings = "  ".join(f"{short(key)}={cell(value)}" for key, value in trial.settings.items())
         seed = f"  seed {trial.repeat}" if self.config.repeats > 1 else ""
         values = "  ".join(f"{m} {form(m, trial.value(m))}" for m in self.config.metric if trial.value(m) is not None)
         note = trial.reason or f"epoch {trial.epoch}"
@@ -55,7 +54,7 @@ class SweepDisplay:
         lead = f"  best {form(self.config.metric[0], best.mean)}" if best else ""
         ended = sum(t.ended for t in self.trials)
         place = f"[{ended}/{self.plan.runs}] trial {trial.number} {trial.status}"
-        return f"{place}  {settings}{seed}  {values}  ({note}){lead}"
+        return f"{place}  {describe(trial.settings)}{seed}  {values}  ({note}){lead}"
 
     def _best(self) -> Score | None:
         scores = ranking(self.trials, self.config.metric[0], self.config.mode[0])
@@ -123,16 +122,6 @@ def trial_table(trials: Sequence[Trial], metrics: Sequence[str], seeds: bool, be
             style=STYLES.get(trial.status, ""),
         )
     return table
-
-
-def short(key: str) -> str:
-    """A key as people call it: α, layers, lr."""
-    return SHORT.get(key, key.rpartition(".")[2])
-
-
-def cell(value: object) -> str:
-    """A setting's value in a table."""
-    return f"{value:.3g}" if isinstance(value, float) else str(label(value))
 
 
 def form(metric: str, value: float | None) -> str:

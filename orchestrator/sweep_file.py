@@ -47,6 +47,7 @@ class Sweep:
 
     def __init__(self, file: Path, words: Sequence[str] = ()):
         self.file = file
+        self._where: dict[tuple[str, ...], str] = {}
         values = _read(file)
         given = [recipes.parse_override(word) for word in words]
         self._command_line = [s for s in given if s.key.partition(".")[0] not in SweepConfig.model_fields]
@@ -64,7 +65,9 @@ class Sweep:
 
     def where(self, *loc: str) -> str:
         """FILE:LINE of a key."""
-        return f"{self.file}:{recipes.line_of(self.file, loc)}"
+        if loc not in self._where:  # asked for with every setting that is tried
+            self._where[loc] = f"{self.file}:{recipes.line_of(self.file, loc)}"
+        return self._where[loc]
 
     def run_config(self, settings: Settings, repeat: int = 0) -> RunConfig:
         """The run that `settings` make, with the seed of a repeat.

@@ -18,8 +18,7 @@ from orchestrator.importance import Importance, comparable
 from orchestrator.published import CURVES
 from orchestrator.report import save_figure
 from orchestrator.results import Score, Trial, pareto_front
-from orchestrator.search_space import Dimension, SweepConfig, describe, label
-from orchestrator.sweep_display import cell, short
+from orchestrator.search_space import Dimension, SweepConfig, cell, describe, label, short
 
 SHOWN = 10  # settings whose curves have a colour
 MOST_PAIRS = 3  # heat maps

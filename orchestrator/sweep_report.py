@@ -15,8 +15,8 @@ from orchestrator.display import duration
 from orchestrator.importance import comparable, importances, seed_share
 from orchestrator.published import CURVES
 from orchestrator.results import Score, Trial, difference, pareto_front, ranking, read_trials, seconds_of
-from orchestrator.search_space import describe, label
-from orchestrator.sweep_display import cell, form, short
+from orchestrator.search_space import cell, describe, label, short
+from orchestrator.sweep_display import form
 from orchestrator.sweep_file import Sweep, sweep_at
 from orchestrator.sweep_pictures import SweepPictures
 from ssl_core.files import write_atomically
