@@ -116,6 +116,7 @@ def sweep(
     It ends with the best settings, a report, and `best.yaml` for `strata pretrain best.yaml`.
     """
     from orchestrator import cluster
+    from orchestrator.display import warn
     from orchestrator.plan import make_plan, show_plan
     from orchestrator.sweep_file import Sweep, sweep_at
     from ssl_core.errors import InputError
@@ -140,7 +141,7 @@ def sweep(
         f"[bold]{described.config.name}[/bold]: {plan.runs} trials → {folder}", highlight=False, soft_wrap=True
     )
     for remark in plan.remarks:
-        console.print(f"[yellow]warning:[/yellow] {remark}", highlight=False, soft_wrap=True)
+        warn(console, remark)
     try:
         run_sweep(plan, folder, console)
     except KeyboardInterrupt:

@@ -36,6 +36,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def warn(console: Console, message: str) -> None:
+    """Say what is wrong without ending anything."""
+    console.print(f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True)
+
+
 class RunDisplay:
     """A table with a row an epoch, and below it the epoch under way and the time left.
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from orchestrator import cluster
 from orchestrator.cluster import WorkerShare
+from orchestrator.display import warn
 from orchestrator.search_space import Settings, describe
 from orchestrator.sweep_file import Sweep
 from ssl_core.config import DataConfig, RunConfig
@@ -155,7 +156,7 @@ def show_plan(plan: Plan, console: Console, nodes: list[dict[str, float]]) -> No
     for number, settings in enumerate(first, 1):
         console.print(f"  {number}  {describe(settings)}", highlight=False, markup=False, soft_wrap=True)
     for remark in plan.remarks:
-        console.print(f"[yellow]warning:[/yellow] {remark}", highlight=False, soft_wrap=True)
+        warn(console, remark)
     console.print("\n`strata show RECIPE` shows what is not varied; without --dry-run the sweep starts.")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from orchestrator.display import RunDisplay, duration, layer_table
+from orchestrator.display import RunDisplay, duration, layer_table, warn
 from orchestrator.runs import History, Run, git_revision, versions
 from orchestrator.tracking import Tracker, track_run
 from orchestrator.training import Training, check_method
@@ -62,10 +62,6 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
                 recorder.close("FAILED")
                 raise
         return recorder.close("FINISHED")
-
-
-def warn(console: Console, message: str) -> None:
-    console.print(f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True)
 
 
 def _open_tracker(run: Run, console: Console) -> Tracker:

@@ -20,6 +20,7 @@ from ray import tune
 from rich.console import Console
 
 from orchestrator import cluster
+from orchestrator.display import warn
 from orchestrator.plan import Plan, share_of
 from orchestrator.report import draw_plots
 from orchestrator.results import MLFLOW_STATUS, Trial, read_trials, seconds_of, title, write_seconds
@@ -344,7 +345,7 @@ def _told(function: Any, console: Console) -> Any:
         try:
             function(*arguments)
         except Exception as error:  # the sweep goes on: its figures are in files
-            console.print(f"[yellow]warning:[/yellow] MLflow: {type(error).__name__}: {error}", highlight=False)
+            warn(console, f"MLflow: {type(error).__name__}: {error}")
 
     return call
 
