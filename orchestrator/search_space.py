@@ -146,7 +146,8 @@ def named(value: Any) -> Any:
 class SearcherConfig(Section):
     name: Literal["grid", "ablation", "random", "optuna", "hyperopt", "bohb"] = Field(
         "random",
-        description="which settings come next; grid: all; ablation: the first value of each, then each varied alone",
+        description="which settings come next; grid: all, in random order; "
+        "ablation: the first value of each, then each varied alone",
     )
     sampler: Literal["tpe", "cmaes", "nsgaii"] = Field("tpe", description="optuna's; nsgaii for two metrics")
 
@@ -292,13 +293,14 @@ class SweepConfig(Section):
         """The settings to try, in order; None if the searcher decides while it runs."""
         if self.searcher.learns:
             return None
-        if self.searcher.name == "grid":
-            found = self._product(self.space)
-        elif self.searcher.name == "ablation":
-            found = self._ablation()
-        else:
+        if self.searcher.name == "random":
             return self.samples(self.trials or 20, self.seed)
-        return _distinct(found)[: self.trials]
+        if self.searcher.name == "ablation":
+            return _distinct(self._ablation())[: self.trials]
+        found = _distinct(self._product(self.space))
+        # In order, each setting would be a little better than all before it, and early stopping would stop none.
+        np.random.default_rng(self.seed).shuffle(found)
+        return found[: self.trials]
 
     def samples(self, count: int, seed: int) -> list[Settings]:
         """Settings at random; keys with `grid` go through all their combinations in turn."""
