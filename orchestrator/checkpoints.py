@@ -1,6 +1,15 @@
-"""A run's checkpoints: written atomically, the newest few and the best kept, the newest readable one found."""
+"""A run's checkpoints: whole or not there, with checksums; the newest few and the best are kept.
+
+checkpoints/epoch_0012.pt                  after twelve epochs
+checkpoints/epoch_0012_step_000345.pt      345 steps later
+checkpoints/epoch_0012.sha256              written last: checksums of it and of all files in neighbors/ that belong
+                                           to it, as `sha256sum --check` reads them
+"""
 
 import json
+import os
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,53 +19,89 @@ from safetensors.torch import save
 from torch import nn
 
 from ssl_core.config import RunConfig
-from ssl_core.files import write_atomically
+from ssl_core.errors import InputError
+from ssl_core.files import sha256, write_atomically
 from ssl_core.loop import Pretraining
-from ssl_core.neighbors.files import drop_unneeded
+from ssl_core.neighbors.files import drop_later, needed_files
 
 
 class CheckpointStore:
-    """What a run in folder `output` can go on from: `checkpoints/epoch_0012.pt`, and the index in `neighbors/`."""
+    """What a run in folder `output` can go on from."""
 
     def __init__(self, output: Path, config: RunConfig):
         self.folder, self.neighbors = output / "checkpoints", output / "neighbors"
         self.model_file = output / "model.safetensors"
         self.config, self._window = config.checkpoint, config.positives.window
+        self._sums: dict[Path, str] = {}  # of files that never change
 
     def paths(self) -> list[Path]:
         """All checkpoints, oldest first."""
-        return sorted(self.folder.glob("epoch_*.pt"))
+        return [path.with_suffix(".pt") for path in sorted(self.folder.glob("epoch_*.sha256"))]
+
+    def path(self, epoch: int, step: int = 0) -> Path:
+        return self.folder / (f"epoch_{epoch:04d}" + (f"_step_{step:06d}" if step else "") + ".pt")
 
     def keep(self, run: Pretraining) -> None:
         """After an epoch: write what `run` can go on from if that is due, and after the last one its encoder."""
         epoch, epochs = run.epoch, run.config.optim.epochs
+        run.positives.save(self.neighbors, epoch)
         if epoch and (epoch % self.config.every_epochs == 0 or epoch == epochs):
-            run.positives.save(self.neighbors, epoch)
             self.save(run.state_dict())
         if epoch == epochs:
             save_encoder(run.method.encoder.model, run.config, self.model_file)
 
+    def keep_within_epoch(self, run: Pretraining) -> None:
+        """Between two steps: write what `run` can go on from."""
+        if run.step:
+            run.positives.save(self.neighbors, run.epoch, run.step)
+        if run.step or not self.path(run.epoch).exists():
+            self.save(run.state_dict())
+
     def save(self, state: dict[str, Any]) -> Path:
         """Write `state`, then remove what is neither among the newest `keep` nor the best."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(state["epoch"])
+        path = self.path(state["epoch"], state["step"])
         write_atomically(path, lambda file: torch.save(state, file))
-        keep = {*self.paths()[-self.config.keep :], self.path(self.best_epoch(state["history"]))}
-        for old in set(self.paths()) - keep:
-            old.unlink()
+        sums = {path: sha256(path)} | {file: self._sum_of(file) for file in self._neighbors_of(path)}
+        lines = "".join(f"{digest}  {os.path.relpath(file, self.folder)}\n" for file, digest in sums.items())
+        write_atomically(path.with_suffix(".sha256"), lambda file: file.write(lines.encode()))
+        newest = self.paths()[-self.config.keep :]
+        for old in set(self.paths()) - {*newest, self.path(self.best_epoch(state["history"]))}:
+            _remove(old)
         # A run goes on from the newest ones, not from the best.
-        resumable = [int(path.stem.removeprefix("epoch_")) for path in self.paths()[-self.config.keep :]]
-        drop_unneeded(self.neighbors, resumable, self._window)
+        needed = {file for path in newest for file in self._neighbors_of(path)}
+        for file in [file for file in self.neighbors.rglob("*.*") if file.is_file() and file not in needed]:
+            file.unlink()
+            if not any(file.parent.iterdir()):
+                file.parent.rmdir()
         return path
 
-    def load_latest(self, on_broken: Callable[[str], None]) -> dict[str, Any] | None:
-        """The state of the newest readable checkpoint, or None; `on_broken` is told of those that are not."""
+    def latest(self, on_broken: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that is as it was written; `on_broken` is told of those that are not.
+
+        What is of a later time is removed: it will be done again.
+        """
         for path in reversed(self.paths()):
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # whatever a damaged file raises, the one before it may be whole
-                on_broken(f"{path} cannot be read ({type(error).__name__}); using the checkpoint before it")
+            damage = self._damage_to(path)
+            if damage is None:
+                epoch, step = _position(path)
+                if self.neighbors.exists():
+                    drop_later(self.neighbors, epoch, step)
+                return path
+            on_broken(f"{damage}: {path.name} cannot be used; going back to the checkpoint before it")
+            _remove(path)
         return None
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """A checkpoint's state.
+
+        Raises:
+            InputError: it holds something else than tensors and plain values; nothing of it was executed.
+        """
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise InputError(f"{path}: refused, for it holds more than tensors and plain values: {error}") from error
 
     def best_epoch(self, history: list[dict[str, float]]) -> int:
         """The checkpointed epoch whose `checkpoint.best` metric is highest; −1 if it was never measured."""
@@ -64,8 +109,35 @@ class CheckpointStore:
         measured = [r for r in history if name in r and r["epoch"] > 0 and r["epoch"] % every == 0]
         return int(max(measured, key=lambda record: record[name])["epoch"]) if measured else -1
 
-    def path(self, epoch: int) -> Path:
-        return self.folder / f"epoch_{epoch:04d}.pt"
+    def _neighbors_of(self, path: Path) -> list[Path]:
+        return needed_files(self.neighbors, *_position(path), self._window)
+
+    def _sum_of(self, file: Path) -> str:
+        if file not in self._sums:
+            self._sums[file] = sha256(file)
+        return self._sums[file]
+
+    def _damage_to(self, path: Path) -> str | None:
+        """What is wrong with a checkpoint's files."""
+        for line in path.with_suffix(".sha256").read_text().splitlines():
+            digest, _, name = line.partition("  ")
+            file = Path(os.path.normpath(self.folder / name))
+            if not file.exists():
+                return f"{file} is missing"
+            if sha256(file) != digest:
+                return f"{file} is damaged (its checksum differs)"
+        return None
+
+
+def _position(path: Path) -> tuple[int, int]:
+    """Epochs and steps done, by a checkpoint's name."""
+    epoch, step = re.fullmatch(r"epoch_(\d+)(?:_step_(\d+))?", path.stem).groups()
+    return int(epoch), int(step or 0)
+
+
+def _remove(path: Path) -> None:
+    path.with_suffix(".sha256").unlink(missing_ok=True)  # first: without it there is no checkpoint
+    path.unlink(missing_ok=True)
 
 
 def save_encoder(model: nn.Module, config: RunConfig, path: Path) -> None:

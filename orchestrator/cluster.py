@@ -2,10 +2,14 @@
 
 import logging
 import os
+import secrets
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ssl_core.config import ScalingConfig
 from ssl_core.errors import InputError
@@ -19,11 +23,18 @@ class WorkerShare:
     gpus: float
 
 
+TOKEN_FILE = Path.home() / ".ray" / "auth_token"
+TOKEN_HINT = f"set RAY_AUTH_TOKEN, or put it into {TOKEN_FILE}"
+LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # then Ray's node has the loopback's address, and listens there alone
+    **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),
+}
 INHERITED = {
     # Threads that wait for others should not eat a loader's CPU: GNU OpenMP spins for long by default.
     "GOMP_SPINCOUNT": "1000",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a finished or failed worker is noticed
     "RAY_worker_niceness": "0",  # at Ray's 15 a run stands nearly still beside any other busy process
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # where a worker was lost, the others cannot part in order
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; without it Ray warns
 }
 """What the processes of a Ray that we start inherit; as a runtime environment it would cost actors new processes."""
@@ -50,24 +61,56 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connect to the cluster that `RAY_ADDRESS` names, else start one on this machine; leave it as it was found."""
+    """Connect to the cluster that `RAY_ADDRESS` names, else start one on this machine; leave it as it was found.
+
+    Raises:
+        InputError: there is no such cluster, or it does not take our token.
+    """
     quiet()
     import ray
 
     ours = not ray.is_initialized()
-    if ours:
-        options = {"include_dashboard": False} if embedded() else {}
-        try:
-            with environment(INHERITED):
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, RuntimeError) as error:
-            address = os.environ.get("RAY_ADDRESS")
-            raise InputError(f"Ray: cannot connect to RAY_ADDRESS={address}: {error}") from error
+    if ours and embedded():
+        _start()
+    elif ours:
+        _join(os.environ["RAY_ADDRESS"])
     try:
         yield
     finally:
         if ours:
             ray.shutdown()
+
+
+def _start() -> None:
+    """A Ray of our own: on the loopback, for whoever has its token, which nobody is told."""
+    import ray
+    from ray._private import ray_constants
+
+    token = {} if has_token() else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    ray_constants.ENABLE_RAY_CLUSTER = False  # read from LOOPBACK when Ray was imported
+    with environment({**INHERITED, **LOOPBACK, **token}):
+        ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+
+
+def _join(address: str) -> None:
+    import ray
+
+    token = has_token()
+    try:
+        with environment({"RAY_AUTH_MODE": "token"} if token else {}):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        known = "the token in use may be another one's" if token else f"no token was found; {TOKEN_HINT}"
+        raise InputError(
+            f"Ray: cannot connect to {address}: {str(error).splitlines()[0]}; either no cluster runs there, or it "
+            f"wants a token ({known})"
+        ) from error
+
+
+def has_token() -> bool:
+    """Whether the user has a token for Ray clusters, as Ray looks for one."""
+    env = os.environ
+    return bool(env.get("RAY_AUTH_TOKEN") or env.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE.exists())
 
 
 def embedded() -> bool:
@@ -97,6 +140,13 @@ def capacity(share: WorkerShare, nodes: list[dict[str, float]]) -> int:
     return sum(int(of(node)) for node in nodes)
 
 
+def room_beside(share: WorkerShare) -> int:
+    """How many more workers with such a share the connected cluster holds, beside all that runs there now."""
+    from ray._private.state import available_resources_per_node
+
+    return capacity(share, list(available_resources_per_node().values()))
+
+
 def worker_share(scaling: ScalingConfig, indexed: bool = False) -> WorkerShare:
     """CPUs and GPUs of each worker on the connected cluster.
 
@@ -114,7 +164,7 @@ def worker_share(scaling: ScalingConfig, indexed: bool = False) -> WorkerShare:
     cpus = scaling.cpus_per_worker
     if cpus is None:
         largest = max((int(node.get("CPU", 0)) for node in there), default=0)
-        cpus = max(1, min(int(total_cpus // scaling.workers), largest))
+        cpus = max(1, min(int(total_cpus // scaling.bounds[1]), largest))
     share = WorkerShare(cpus, gpus)
     check_fit(scaling, share, indexed, there)
     return share
@@ -128,16 +178,61 @@ def check_fit(scaling: ScalingConfig, share: WorkerShare, indexed: bool, nodes: 
     """
     total_cpus, total_gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
     fits = capacity(share, nodes)
-    if fits < scaling.workers:
+    workers = scaling.bounds[0]
+    if fits < workers:
         need = f"{share.cpus} CPUs" + (f" and {share.gpus:g} GPUs" if share.gpus else "")
         raise InputError(
-            f"scaling.workers: {scaling.workers} workers of {need} each do not fit: the cluster's {len(nodes)} node(s) "
+            f"scaling.workers: {workers} workers of {need} each do not fit: the cluster's {len(nodes)} node(s) "
             f"with {total_cpus:g} CPUs and {total_gpus:g} GPUs hold {fits}"
         )
     index_gpus = scaling.index_shards * scaling.index_gpus if indexed else 0.0
-    if index_gpus and scaling.workers * share.gpus + index_gpus > total_gpus:
+    if index_gpus and workers * share.gpus + index_gpus > total_gpus:
         raise InputError(
             f"scaling.index_gpus: {scaling.index_shards} index actor(s) with {scaling.index_gpus:g} GPUs each do not "
-            f"fit beside {scaling.workers} workers with {share.gpus:g}: the cluster has {total_gpus:g}; "
+            f"fit beside {workers} workers with {share.gpus:g}: the cluster has {total_gpus:g}; "
             f"they can share one, such as scaling.gpus_per_worker=0.9 scaling.index_gpus=0.1"
         )
+
+
+def on_each_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What `function(*arguments)` returns on every node of the connected cluster, by the node's address."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
+    found = ray.get([task.options(scheduling_strategy=node).remote(*arguments) for node in there])
+    names = [f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})" for node in alive]
+    return dict(zip(names, found, strict=True))
+
+
+def check_seen(output: Path, paths: Sequence[str]) -> None:
+    """Whether every node of the connected cluster sees a run's folder and its images' `paths` as this one does.
+
+    Raises:
+        InputError: which nodes do not.
+    """
+    import ray
+
+    if len([node for node in ray.nodes() if node["Alive"]]) == 1:
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    marker = output / f".seen-{secrets.token_hex(4)}"
+    marker.touch()
+    here = [Path(path) for path in paths if Path(path).exists()]
+    try:
+        for node, missing in on_each_node(_unseen, [marker, *here]).items():
+            if marker in missing:
+                raise InputError(
+                    f"--output: node {node} does not see {output}, or cannot write there; give a folder that all nodes "
+                    "share (NFS, EFS, Filestore, …)"
+                )
+            if missing:
+                raise InputError(f"data: node {node} does not see {missing[0]}; put the images where all nodes do")
+    finally:
+        marker.unlink()
+
+
+def _unseen(paths: list[Path]) -> list[Path]:
+    return [path for path in paths if not path.exists() or (path is paths[0] and not os.access(path.parent, os.W_OK))]

@@ -97,13 +97,16 @@ class IndexShard:
         ids, similarities = (np.concatenate(arrays) for arrays in zip(*lists, strict=True))
         write_epoch(self.folder, self.index.epoch, ids, similarities)
 
-    def save(self) -> None:
-        self.index.save_cache(self.folder)
+    def save(self, step: int) -> None:
+        if step:
+            self.index.save_steps(self.folder, step)
+        else:
+            self.index.save_cache(self.folder)
 
-    def load(self, epoch: int) -> None:
-        self.index.load(self.folder, epoch)
-        self._parts.clear()
-        self._next = 0
+    def load(self, epoch: int, step: int) -> None:
+        """Go on after `epoch` epochs and `step` steps."""
+        self.index.load(self.folder, epoch, step)
+        self._next = step
 
     def publish(self, references: list) -> None:
         """Keep a reference for the ranks that ask (in a list, so that Ray does not fetch what it stands for)."""
@@ -200,16 +203,25 @@ class ShardedIndex:
         (reference,) = _get(self.shards[0].published.remote())
         return _get(reference)
 
-    def save(self, folder: Path, epoch: int) -> None:
-        """The rows; each epoch's neighbours are written when it ends. The shards know the folder."""
-        if self.rank == 0:
-            _get([shard.save.remote() for shard in self.shards])
+    def settle(self) -> None:
+        self.flush()
+        distributed.barrier()
+
+    def save(self, folder: Path, epoch: int, step: int) -> None:
+        """The rows, or what some steps changed; each epoch's neighbours are written when it ends."""
+        if not epoch and not step:
+            return
+        _get([shard.save.remote(step) for shard in self.shards])
+        if not step:
             drop_other_parts(folder, epoch, [start for start, _ in self._ranges])
 
-    def load(self, folder: Path, epoch: int, seed: int) -> None:
+    def load(self, folder: Path, epoch: int, step: int, seed: int) -> None:
+        self._step = step
         if self.rank == 0:
-            _get([shard.load.remote(epoch) for shard in self.shards])
-            self._find(seed, [shard.signals.remote() for shard in self.shards])
+            _get([shard.load.remote(epoch, step) for shard in self.shards])
+            if epoch:
+                self._find(seed, [shard.signals.remote() for shard in self.shards])
+        distributed.barrier()  # nobody sends before
 
     def _finish_copy(self) -> None:
         if self._copying is not None:

@@ -179,6 +179,8 @@ def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
     from ssl_core.loop import check_images, metric_names
     from ssl_core.neighbors.positives import remarks as remarks_on
 
+    if not isinstance(config.scaling.workers, int):
+        raise InputError(f"scaling.workers: {list(config.scaling.workers)}: a trial has a fixed number of them")
     images = _images(config.data.model_dump_json())
     check_images(config, images)
     depth, size = _build(config)
@@ -286,7 +288,7 @@ def _images_per_second(config: RunConfig, share: WorkerShare) -> float:
     """Measured: a few steps of the first trial, on this machine."""
     import torch
 
-    from ssl_core.loop import Pretraining
+    from ssl_core.loop import Pretraining, Reporter
 
     torch.set_num_threads(share.cpus)
     batch = min(config.optim.batch_size, TIMED_BATCH)
@@ -296,14 +298,8 @@ def _images_per_second(config: RunConfig, share: WorkerShare) -> float:
     values |= {"evaluation": [], "scaling": {}, "positives": {}}
     short = RunConfig.model_validate(values)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    history = Pretraining(short, open_images(short.data), device, loaders=0).run(_Silent())
+    history = Pretraining(short, open_images(short.data), device, loaders=0).run(Reporter())
     return history[-1]["images_per_second"]
-
-
-class _Silent:
-    def on_step(self, *_: object) -> None: ...
-    def on_epoch(self, *_: object) -> None: ...
-    def on_warning(self, message: str) -> None: ...
 
 
 def _estimate_disk(plan: Plan, at_once: int) -> str:

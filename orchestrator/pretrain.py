@@ -12,13 +12,15 @@ from rich.console import Console
 
 from orchestrator.display import RunDisplay, duration, layer_table, warn
 from orchestrator.runs import History, Run, git_revision, versions
-from orchestrator.tracking import Tracker, track_run
+from orchestrator.tracking import Courier, StoreAway, Tracker, track_run
 from orchestrator.training import Training, check_method
 from ssl_core.errors import InputError
 from ssl_core.files import write_atomically
 
 if TYPE_CHECKING:
     from ssl_core.data.sources import Images
+
+STOP_PATIENCE = 3.0  # seconds that MLflow gets when a run is stopped
 
 
 def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
@@ -45,16 +47,18 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
         with cluster.connected():
             share = cluster.worker_share(run.config.scaling, run.config.positives.searches)
             index_dim = checked.result()
-            tracker = pool.submit(_open_tracker, run, console)
-            training = Training(run, share, len(images.train), index_dim)
+            cluster.check_seen(run.output, run.config.data.paths)
+            courier = Courier(lambda message: warn(console, message))
+            tracker = pool.submit(_open_tracker, run, courier)
+            training = Training(run, share, len(images.train), index_dim, lambda message: warn(console, message))
             try:
-                recorder = _Recorder(run, images, tracker.result(), console, started)
+                recorder = _Recorder(run, images, tracker.result(), courier, console, started)
             except BaseException:
                 training.stop()
                 raise
             try:
                 with recorder.display:
-                    training.follow(recorder.take, recorder.warn)
+                    training.follow(recorder.take)
             except KeyboardInterrupt:
                 recorder.close("KILLED")
                 raise
@@ -64,10 +68,20 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
         return recorder.close("FINISHED")
 
 
-def _open_tracker(run: Run, console: Console) -> Tracker:
-    """Make the run's folder, and its run in MLflow."""
+def _open_tracker(run: Run, courier: Courier) -> Tracker:
+    """Make the run's folder, and its run in MLflow.
+
+    Raises:
+        InputError: the store of a new run cannot be used. One that goes on can wait for it.
+    """
     run.write_config()
-    tracker = track_run(run, console.print)
+    tracker = track_run(run, courier=courier)
+    if tracker.run_id is None:
+        try:
+            tracker.deliver()
+        except StoreAway as error:
+            raise InputError(f"tracking.uri: {error}") from error
+    tracker.begin()
     tracker.log_files([(run.config_file, None)])
     return tracker
 
@@ -75,8 +89,11 @@ def _open_tracker(run: Run, console: Console) -> Tracker:
 class _Recorder:
     """Takes the workers' messages: shows them, writes them down, hands them to MLflow."""
 
-    def __init__(self, run: Run, images: "Images", tracker: Tracker, console: Console, started: float):
-        self.run, self.images, self.tracker, self.console, self.started = run, images, tracker, console, started
+    def __init__(
+        self, run: Run, images: "Images", tracker: Tracker, courier: Courier, console: Console, started: float
+    ):
+        self.run, self.images, self.console, self.started = run, images, console, started
+        self.tracker, self.courier = tracker, courier
         self.history = History(run.output)
         self.about: dict[str, Any] = {}
         self.startup_seconds: float | None = None
@@ -100,7 +117,7 @@ class _Recorder:
         self.display.start(records)
         done = f", going on after epoch {records[-1]['epoch']:.0f}" if records else ""
         self.console.print(
-            f"training on {content['device']}, {self.run.config.scaling.workers} worker(s); "
+            f"training on {content['device']}, {content['workers']} worker(s); "
             f"encoder {content['encoder'] / 1e6:.2f} M parameters, {content['steps']} steps an epoch{done}",
             highlight=False,
             soft_wrap=True,
@@ -153,6 +170,8 @@ class _Recorder:
             files.append((self.run.model_file, None))
         self.tracker.log_files(files)
         self.tracker.finish(status)
+        if not self.courier.close(STOP_PATIENCE if status == "KILLED" else None):
+            self.warn(f"MLflow misses some of this run; deliver it with: strata sync {self.run.output}")
         return summary
 
     def _summary(self, status: str) -> dict[str, Any]:
@@ -170,7 +189,6 @@ class _Recorder:
             "before": history[0] if history else {},
             "after": history[-1] if trained else {},
             **self.about,
-            "workers": self.run.config.scaling.workers,
             "versions": versions(),
             "git_revision": git_revision(),
             "mlflow": {"uri": self.tracker.uri, "run_id": self.tracker.run_id},

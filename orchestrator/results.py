@@ -23,8 +23,8 @@ class Trial:
     """One trial of a sweep.
 
     Attributes:
-        id: Tune's, and the name of its folder in `trials/`.
         number: from 1, in the order in which trials began.
+        proposed: the settings as the searcher or scheduler said them, to be said again when the sweep is resumed.
         repeat: which of its setting's seeds, from 0.
         epochs: of a whole run.
         status: RUNNING, FINISHED, STOPPED (early, or by the budget), COLLAPSED, FAILED, or KILLED (goes on when the
@@ -34,9 +34,9 @@ class Trial:
         records: its figures, an epoch each.
     """
 
-    id: str
     number: int
     settings: Settings
+    proposed: Settings
     repeat: int
     epochs: int
     status: str = "RUNNING"
@@ -44,6 +44,11 @@ class Trial:
     started: float = 0.0
     stopped: float = 0.0
     records: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """The name of its folder in `trials/`."""
+        return f"{self.number:04d}"
 
     def value(self, metric: str) -> float | None:
         """The metric after the last epoch at which it was measured."""
@@ -66,10 +71,14 @@ class Trial:
 
 def read_trials(sweep: Path) -> list[Trial]:
     """All trials of the sweep in a folder, by number."""
-    found = []
-    for file in sweep.glob(f"trials/*/{FILE}"):
-        found.append(Trial(**json.loads(file.read_text()), records=History.read(file.parent)))
+    found = [read_trial(file.parent) for file in sweep.glob(f"trials/*/{FILE}")]
     return sorted(found, key=lambda trial: trial.number)
+
+
+def read_trial(folder: Path) -> Trial:
+    """The trial in its folder."""
+    values = json.loads((folder / FILE).read_text())
+    return Trial(**values, records=History.read(folder))
 
 
 def seconds_of(sweep: Path) -> float:

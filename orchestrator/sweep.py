@@ -3,9 +3,7 @@
 Each trial's figures lie in its own folder first; the table, MLflow and the report are made from them.
 """
 
-import json
 import logging
-import os
 import shutil
 import signal
 import threading
@@ -24,24 +22,23 @@ from orchestrator.display import warn
 from orchestrator.plan import Plan, share_of
 from orchestrator.report import draw_plots
 from orchestrator.results import MLFLOW_STATUS, Trial, read_trials, seconds_of, title, write_seconds
-from orchestrator.runs import RUNS, History, Run, WorkFailed
-from orchestrator.search_space import Settings, label
+from orchestrator.runs import RUNS, History, WorkFailed
+from orchestrator.search_space import label
 from orchestrator.sweep_display import SweepDisplay
 from orchestrator.sweep_file import SWEEP_FILE, Sweep
 from orchestrator.sweep_report import Report, show_report
-from orchestrator.tracking import Tracker, software_tags, track_run
-from orchestrator.trial import FAILURE, OUT_OF_MEMORY, Job, make_trainable
+from orchestrator.tracking import Courier, StoreAway, Tracker, software_tags, track_run
+from orchestrator.trial import FAILURE, OUT_OF_MEMORY, TUNE, Job, make_trainable, repeat_of
 from orchestrator.tuning import make_tuner
 from ssl_core.errors import InputError
 from ssl_core.evaluation import collapse
 from ssl_core.files import write_atomically
 
-TUNE = "tune"  # Ray Tune's own folder
-SNAPSHOT = "5"  # seconds between two snapshots of Tune's state
+STOP_PATIENCE = 3.0  # seconds that MLflow gets when a sweep is stopped
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # figures are in metrics.jsonl
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": SNAPSHOT,
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads it
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # no banner: the table is ours
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -71,23 +68,21 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     share, at_once = share_of(plan, cluster.nodes())
     with cluster.environment(ENVIRONMENT), cluster.connected():
-        resumed = (folder / TUNE).exists()
+        cluster.check_seen(folder, plan.config.data.paths)
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / TUNE, ignore_errors=True)
         if not (folder / SWEEP_FILE).exists():
             write_atomically(folder / SWEEP_FILE, lambda file: file.write(plan.sweep.dump().encode()))
         job = Job(Sweep(folder / SWEEP_FILE), folder, share)
         watcher = _Watcher(plan, job, console)
         trainable = make_trainable(job)
+        known = list(watcher.trials)
+        tuner = make_tuner(plan, trainable, share, at_once, folder / TUNE, _Callback(), _Stopper(), known)
         with watcher:
-            if resumed:
-                tuner = tune.Tuner.restore(str(folder / TUNE), trainable=trainable, resume_unfinished=True)
-            else:
-                tuner = make_tuner(plan, trainable, share, at_once, folder / TUNE, _Callback(), _Stopper())
             tuner.fit()
         if watcher.interrupted:
             raise KeyboardInterrupt
-    for checkpoint in (folder / TUNE).glob("*/checkpoint_*"):  # what trials took over from one another
-        shutil.rmtree(checkpoint)
+    shutil.rmtree(folder / TUNE)
     report = watcher.report()
     show_report(report, folder, console)
     if report.best is None:
@@ -97,35 +92,35 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
 class _Watcher:
     """Hears of every trial from Tune, keeps the table, the trials' files and MLflow up to date, and says when to stop.
 
-    Pictures are drawn and MLflow is written to by a thread of its own: a slow store delays no decision.
+    Pictures are drawn by a thread of its own, and MLflow is written to by another: neither delays a decision.
     """
 
-    active: "_Watcher | None" = None  # whom Tune's callback and stopper, which are restored from a file, report to
+    active: "_Watcher | None" = None  # whom Tune's callback and stopper, which it writes to a file, report to
 
     def __init__(self, plan: Plan, job: Job, console: Console):
         self.plan, self.job, self.folder, self.console = plan, job, job.folder, console
         self.config = plan.sweep.config
-        self.trials: dict[str, Trial] = {trial.id: trial for trial in read_trials(self.folder)}
-        # What began after Tune's last snapshot before a kill: a searcher proposes it again, under another id.
-        known = _known_to_tune(self.folder / TUNE)
-        self._orphans = [self.trials.pop(id) for id in list(self.trials) if id not in known]
+        self.trials = read_trials(self.folder)
+        self._of: dict[str, Trial] = {}  # by the names that Tune gives them in this session
+        self._earlier = list(self.trials)  # trials of other sessions that this one has not begun again
         self._before, self._started = seconds_of(self.folder), time.monotonic()
         self._reasons: dict[str, str] = {}
         self._budget: str | None = None
-        self._tracked: set[str] = set()  # trials whose MLflow run has been asked for
         self._trackers: dict[str, Tracker] = {}
-        self._mlflow = ThreadPoolExecutor(1)
+        self._background = ThreadPoolExecutor(1)
+        self._courier = Courier(lambda message: warn(self.console, message))
         self.parent = self._open_parent()
+        for trial in self.trials:
+            if trial.ended:
+                self._track(trial)
+                if not self._trackers[trial.id].ended:
+                    self._submit(self._finish, trial)
         self.display = SweepDisplay(console, plan)
-
-    @property
-    def trials_in_order(self) -> list[Trial]:
-        return sorted(self.trials.values(), key=lambda trial: trial.number)
 
     @property
     def interrupted(self) -> bool:
         """Whether there is more to do that no budget forbids."""
-        ended = sum(trial.ended for trial in self.trials.values())
+        ended = sum(trial.ended for trial in self.trials)
         return self._budget is None and ended < self.plan.runs
 
     def __enter__(self) -> "_Watcher":
@@ -143,57 +138,63 @@ class _Watcher:
         self._close_trials()
         if kind is not None or self.interrupted:
             self._submit(self.parent.finish, "FAILED" if kind and issubclass(kind, Exception) else "KILLED")
-            self._mlflow.shutdown(wait=True)
+            self._background.shutdown(wait=True)
+            self._close_courier(STOP_PATIENCE)
         _Watcher.active = None
 
     def on_start(self, tune_trial: Any) -> None:
         trial = self._known(tune_trial)
-        trial.settings = self.config.decode(tune_trial.config["trial"]["settings"])
+        if trial.ended:
+            return  # in an earlier session: it only says again what came of it
+        trial.proposed = tune_trial.config["trial"]["settings"]
+        trial.settings = self.config.decode(trial.proposed)
         trial.status, trial.reason, trial.started = "RUNNING", "", time.time()
-        trial.write(self._folder(trial))
-        self.display.update(self.trials_in_order, trial)
+        trial.write(self.job.folder_of(trial))
+        self.display.update(self.trials, trial)
 
     def _known(self, tune_trial: Any) -> Trial:
-        """The trial, whose MLflow run begins when it is first heard of."""
-        trial = self.trials.get(tune_trial.trial_id)
-        run_config = None
-        if trial is None:
-            run_config = self.job.run_config(tune_trial.config)
-            settings = self.config.decode(tune_trial.config["trial"]["settings"])
-            repeat = run_config.seed - self.config.seed
-            trial = self._adopted(tune_trial.trial_id, settings, repeat)
+        """The trial; its MLflow run begins when it is first heard of."""
+        id, config = tune_trial.trial_id, tune_trial.config
+        if id not in self._of:
+            trial = self._begun_earlier(config)
             if trial is None:
-                trial = Trial(tune_trial.trial_id, len(self.trials) + 1, settings, repeat, run_config.optim.epochs)
-            self.trials[trial.id] = trial
-        if trial.id not in self._tracked:
-            self._tracked.add(trial.id)
-            run = Run(run_config or self.job.run_config(tune_trial.config), self._folder(trial))
-            self._submit(self._track, trial, run)
-        return trial
+                proposed, epochs = config["trial"]["settings"], self.job.run_config(config).optim.epochs
+                number, settings = len(self.trials) + 1, self.config.decode(proposed)
+                trial = Trial(number, settings, proposed, repeat_of(config), epochs)
+                self.trials.append(trial)
+            self._of[id] = trial
+            self.job.name(id, trial)
+            if not trial.ended:
+                self._track(trial)
+                self._trackers[trial.id].begin()
+        return self._of[id]
 
-    def _adopted(self, new_id: str, settings: Settings, repeat: int) -> Trial | None:
-        """The orphan that is this trial, with its folder under the new id: it goes on from its checkpoint."""
-        same = (orphan for orphan in self._orphans if (orphan.settings, orphan.repeat) == (settings, repeat))
-        trial = next(same, None)
-        if trial is not None:
-            self._orphans.remove(trial)
-            os.rename(self._folder(trial), self.folder / "trials" / new_id)
-            trial.id, trial.number = new_id, len(self.trials) + 1
-        return trial
+    def _begun_earlier(self, config: dict[str, Any]) -> Trial | None:
+        """The trial of an earlier session that a proposal means."""
+        wanted = (config["trial"]["settings"], repeat_of(config))
+        found = next((trial for trial in self._earlier if (trial.proposed, trial.repeat) == wanted), None)
+        if found is not None:
+            self._earlier.remove(found)
+        return found
 
     def on_result(self, tune_trial: Any) -> None:
-        trial = self.trials[tune_trial.trial_id]
-        trial.records = History.read(self._folder(trial))
-        self._submit(self._sync, trial.id, trial.records)
-        self.display.update(self.trials_in_order, trial)
+        trial = self._of[tune_trial.trial_id]
+        if trial.ended:
+            return
+        trial.records = History.read(self.job.folder_of(trial))
+        self._log(trial)
+        self.display.update(self.trials, trial)
 
     def on_end(self, tune_trial: Any, failed: bool) -> None:
         trial = self._known(tune_trial)
-        self._end(trial, _reason(tune_trial, self._folder(trial)) if failed else None)
+        if not trial.ended:
+            own = self.job.folder_of(trial) / FAILURE
+            said = own.read_text() if own.exists() else None
+            self._end(trial, said or (_reason(tune_trial) if failed else None))
 
     def _end(self, trial: Trial, failure: str | None = None) -> None:
         """Say, write down and log what became of a trial."""
-        trial.records = History.read(self._folder(trial))
+        trial.records = History.read(self.job.folder_of(trial))
         if failure is not None:
             trial.status, trial.reason = "FAILED", failure
         elif trial.id in self._reasons:
@@ -204,18 +205,18 @@ class _Watcher:
             why = self._budget or f"{self.config.scheduler.name}: others were better"
             trial.status, trial.reason = "STOPPED", f"{why} (epoch {trial.epoch})"
         trial.stopped = time.time()
-        trial.write(self._folder(trial))
+        trial.write(self.job.folder_of(trial))
         write_seconds(self.folder, self.seconds)
         self._drop_weights()
         self._submit(self._finish, trial)
-        self.display.update(self.trials_in_order, trial)
+        self.display.update(self.trials, trial)
 
     def wants_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a trial has collapsed."""
         limits = self.config.collapse
         said = collapse(result, limits.std, limits.rankme) if limits else None
         if said:
-            self._reasons[trial_id] = f"epoch {result['epoch']}: {said}"
+            self._reasons[self._of[trial_id].id] = f"epoch {result['epoch']}: {said}"
         return said is not None
 
     def wants_stop_all(self) -> bool:
@@ -223,7 +224,7 @@ class _Watcher:
         budget = self.config.budget
         if budget.hours and self.seconds > 3600 * budget.hours:
             self._budget = f"budget.hours: {budget.hours:g} are over"
-        if budget.epochs and sum(trial.epoch for trial in self.trials.values()) >= budget.epochs:
+        if budget.epochs and sum(trial.epoch for trial in self.trials) >= budget.epochs:
             self._budget = f"budget.epochs: {budget.epochs} are spent"
         return self._budget is not None
 
@@ -233,26 +234,29 @@ class _Watcher:
 
     def _close_trials(self) -> None:
         """Write down how trials stand that Tune has not ended."""
-        for trial in self.trials.values():
+        for trial in self.trials:
             if trial.ended:
                 continue
             if self._budget:
                 self._end(trial)
             else:
                 trial.status, trial.reason = "KILLED", "the sweep was stopped"
-                trial.write(self._folder(trial))
+                trial.write(self.job.folder_of(trial))
                 self._submit(self._finish, trial)
-        for orphan in self._orphans if not self.interrupted else ():  # nobody proposed it again
-            shutil.rmtree(self._folder(orphan))
         write_seconds(self.folder, self.seconds)
 
     def report(self) -> Report:
         """Write the report, log it as the sweep's, and end its MLflow run."""
-        report = Report(self.plan.sweep, self.trials_in_order, self.seconds)
-        files = self._mlflow.submit(report.write, self.folder).result()  # there, for matplotlib takes one thread only
-        self._submit(self._log_report, report, files)
-        self._mlflow.shutdown(wait=True)
+        report = Report(self.plan.sweep, self.trials, self.seconds)
+        files = self._background.submit(report.write, self.folder).result()  # matplotlib takes one thread only
+        self._background.shutdown(wait=True)
+        self._log_report(report, files)
+        self._close_courier(None)
         return report
+
+    def _close_courier(self, patience: float | None) -> None:
+        if not self._courier.close(patience):
+            warn(self.console, f"MLflow misses some of this sweep; deliver it with: strata sync {self.folder}")
 
     def _log_report(self, report: Report, files: list[Path]) -> None:
         self.parent.log_files((file, "report" if file.suffix == ".png" else None) for file in files)
@@ -263,9 +267,6 @@ class _Watcher:
                 self.parent.tag(f"best.{key}", str(label(value)))
         self.parent.finish("FINISHED" if report.best is not None else "FAILED")
 
-    def _folder(self, trial: Trial) -> Path:
-        return self.folder / "trials" / trial.id
-
     def _drop_weights(self) -> None:
         """Of the trials that have ended only the best keep their weights."""
         metric, sign = self.config.metric[0], -1 if self.config.mode[0] == "max" else 1
@@ -273,13 +274,13 @@ class _Watcher:
         def worth(trial: Trial) -> tuple[bool, float]:
             return trial.status != "FINISHED", sign * trial.value(metric)
 
-        sound = [t for t in self.trials.values() if t.status in ("FINISHED", "STOPPED") and t.value(metric) is not None]
+        sound = [t for t in self.trials if t.status in ("FINISHED", "STOPPED") and t.value(metric) is not None]
         best = {trial.id for trial in sorted(sound, key=worth)[: self.config.keep_weights]}
-        for trial in self.trials.values():
+        for trial in self.trials:
             if trial.ended and trial.id not in best:
                 for name in ("checkpoints", "neighbors"):
-                    shutil.rmtree(self._folder(trial) / name, ignore_errors=True)
-                (self._folder(trial) / "model.safetensors").unlink(missing_ok=True)
+                    shutil.rmtree(self.job.folder_of(trial) / name, ignore_errors=True)
+                (self.job.folder_of(trial) / "model.safetensors").unlink(missing_ok=True)
 
     def _open_parent(self) -> Tracker:
         c = self.config
@@ -294,31 +295,37 @@ class _Watcher:
             **{f"space.{key}": str(dimension) for key, dimension in c.space.items()},
         }
         tags = {"kind": "sweep", "folder": str(self.folder), **software_tags()}
-        tracker = Tracker(self.plan.config.tracking, self.folder, c.name, params, tags, self.console.print)
+        tracker = Tracker(self.plan.config.tracking, self.folder, c.name, params, tags, courier=self._courier)
+        if tracker.run_id is None:
+            try:
+                tracker.deliver()
+            except StoreAway as error:
+                raise InputError(f"tracking.uri: {error}") from error
+        tracker.begin()
         tracker.log_files([(self.folder / SWEEP_FILE, None)])
         return tracker
 
     def _submit(self, function: Any, *arguments: Any) -> None:
-        self._mlflow.submit(_told(function, self.console), *arguments)
+        self._background.submit(_told(function, self.console), *arguments)
 
-    def _track(self, trial: Trial, run: Run) -> None:
+    def _track(self, trial: Trial) -> None:
+        run = self.job.run(trial)
         run.output.mkdir(parents=True, exist_ok=True)
         tags = {"kind": "trial", "trial": str(trial.number), "varied": ", ".join(self.config.space)}
         tags |= {f"varied.{key}": str(label(value)) for key, value in trial.settings.items()}
         name = f"{trial.number}: {title(trial)}"
-        self._trackers[trial.id] = track_run(run, self.console.print, tags, name=name, parent=self.parent.run_id)
+        self._trackers[trial.id] = track_run(run, tags, name=name, parent=self.folder, courier=self._courier)
 
-    def _sync(self, trial_id: str, records: list[dict[str, float]]) -> None:
+    def _log(self, trial: Trial) -> None:
         # MLflow's page compares runs by the metric that they logged first.
         first = self.config.metric
-        ordered = [{m: r[m] for m in first if m in r} | r for r in records]
-        self._trackers[trial_id].log(*ordered)
+        self._trackers[trial.id].log(*({m: r[m] for m in first if m in r} | r for r in trial.records))
 
     def _finish(self, trial: Trial) -> None:
-        tracker, folder = self._trackers.get(trial.id), self._folder(trial)
+        tracker, folder = self._trackers.get(trial.id), self.job.folder_of(trial)
         if tracker is None:
             return  # it never ran in this session
-        self._sync(trial.id, trial.records)
+        self._log(trial)
         tracker.tag("status", trial.status)
         if trial.reason:
             tracker.tag("reason", trial.reason)
@@ -329,15 +336,6 @@ class _Watcher:
         tracker.finish(MLFLOW_STATUS.get(trial.status, "KILLED"))
 
 
-def _known_to_tune(folder: Path) -> set[str]:
-    """The trials in Tune's newest snapshot."""
-    snapshots = sorted(folder.glob("experiment_state-*.json"))
-    if not snapshots:
-        return set()
-    trials = json.loads(snapshots[-1].read_text())["trial_data"]
-    return {json.loads(trial)["trial_id"] for trial, _ in trials}
-
-
 def _told(function: Any, console: Console) -> Any:
     """`function`, whose failure in another thread is said."""
 
@@ -345,16 +343,13 @@ def _told(function: Any, console: Console) -> Any:
         try:
             function(*arguments)
         except Exception as error:  # the sweep goes on: its figures are in files
-            warn(console, f"MLflow: {type(error).__name__}: {error}")
+            warn(console, f"pictures: {type(error).__name__}: {error}")
 
     return call
 
 
-def _reason(tune_trial: Any, folder: Path) -> str:
-    """Why a trial failed, in a line: what it said itself, else what Ray says of the end of its process."""
-    own = folder / FAILURE
-    if own.exists():
-        return own.read_text()
+def _reason(tune_trial: Any) -> str:
+    """Why a trial's process ended, in a line, as Ray says it."""
     log = Path(tune_trial.error_file or "")
     lines = [line.strip() for line in log.read_text().splitlines() if line.strip()] if log.is_file() else []
     said = next((line for line in reversed(lines) if "Error" in line or "died" in line), "its process ended")

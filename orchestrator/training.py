@@ -1,6 +1,8 @@
 """Ray Train from the driver's side: the workers of a run, its index actors, the messages they send, how they end."""
 
+import errno
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,38 +15,56 @@ if TYPE_CHECKING:
     from ssl_core.data.sources import Images
 
 POLL = 0.2  # seconds between looks into the mailbox
-STOP_TIMEOUT = 5.0  # seconds that workers get to end by themselves
-MAX_RESTARTS = 3  # times that a run goes on by itself after it lost its neighbour index
+STOP_TIMEOUT = 8.0  # seconds that workers get to write a checkpoint and end by themselves
+# For what we do not use, Ray Train would start processes, and wait for them.
+ROOM_GRACE = 5.0  # seconds in which the workers that have ended give back what they had
+LEAN = {
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+}
+UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
 class Training:
     """Ray Train in a thread of its own, so that this one can take the workers' messages; and the index actors."""
 
     def __init__(
-        self, run: Run, share: "WorkerShare", num_images: int, index_dim: int, stop_timeout: float = STOP_TIMEOUT
+        self,
+        run: Run,
+        share: "WorkerShare",
+        num_images: int,
+        index_dim: int,
+        warn: Callable[[str], None],
+        stop_timeout: float = STOP_TIMEOUT,
     ):
         self.run, self.share, self.num_images, self.index_dim = run, share, num_images, index_dim
-        self._stop_timeout = stop_timeout
-        self._restarts = 0
+        self._warn, self._stop_timeout = warn, stop_timeout
+        self._failures, self._has_begun, self._waited = 0, False, False
         self._start()
 
     def _start(self) -> None:
+        import ray
+        from ray.train import FailureConfig, ScalingConfig
         from ray.train import RunConfig as TrainRunConfig
-        from ray.train import ScalingConfig
-        from ray.train.torch import TorchTrainer
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from orchestrator.index_actor import start_shards
         from orchestrator.worker import Mailbox, train_worker
 
-        run, config = self.run, self.run.config
+        self.workers = self._choose_workers()
+        run, config = self.run, self.run.config.with_workers(self.workers)
         self.error: BaseException | None = None
-        self.mailbox = Mailbox.remote()
+        self._grows = False  # these workers were asked to stop, for there can be more
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.mailbox = Mailbox.options(scheduling_strategy=here).remote()
         self.shards = []
         if config.positives.searches:
             folder = run.output / "neighbors"
             self.shards = start_shards(config.positives, config.scaling, self.num_images, self.index_dim, folder)
         resources = {"CPU": self.share.cpus} | ({"GPU": self.share.gpus} if self.share.gpus else {})
-        self._trainer = TorchTrainer(
+        self._trainer = _trainer_class()(
             train_worker,
             train_loop_config={
                 "config": config.model_dump(mode="json"),
@@ -54,36 +74,75 @@ class Training:
                 "threads": self.share.cpus,
             },
             scaling_config=ScalingConfig(
-                num_workers=config.scaling.workers, use_gpu=self.share.gpus > 0, resources_per_worker=resources
+                num_workers=self.workers, use_gpu=self.share.gpus > 0, resources_per_worker=resources
             ),
-            run_config=TrainRunConfig(name="ray-train", storage_path=str(run.output)),
+            run_config=TrainRunConfig(
+                name="ray-train",
+                storage_path=str(run.output),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # `follow` decides
+            ),
         )
         self._thread = threading.Thread(target=self._fit, daemon=True)
         self._thread.start()
 
+    def _choose_workers(self) -> int:
+        """As many as there is room for, of those that the configuration allows; waits for the least of them."""
+        from orchestrator import cluster
+
+        possible = self.run.config.possible_workers
+        if len(possible) == 1 and not self._has_begun:
+            return possible[0]
+        began = time.monotonic()
+        while True:
+            room = cluster.room_beside(self.share)
+            fitting = [workers for workers in possible if workers <= room]
+            waited = time.monotonic() - began
+            if fitting and (fitting[0] == possible[0] or waited > ROOM_GRACE):
+                return fitting[0]
+            if not fitting and waited > ROOM_GRACE and not self._waited:
+                self._warn(f"waiting for room for {possible[-1]} worker(s); there is some for {room}")
+                self._waited = True
+            time.sleep(POLL)
+
+    def _could_grow(self) -> bool:
+        from orchestrator import cluster
+
+        more = [workers for workers in self.run.config.possible_workers if workers > self.workers]
+        return bool(more) and self.workers + cluster.room_beside(self.share) >= more[-1]
+
     def _fit(self) -> None:
+        from orchestrator.cluster import environment
+
         try:
-            self._trainer.fit()
+            with environment(LEAN):
+                self._trainer.fit()
         except BaseException as error:
             self.error = error
 
-    def follow(self, take: Callable[[list[tuple[str, Any]]], None], warn: Callable[[str], None]) -> None:
-        """Hand all messages to `take` until training has ended; start again from the checkpoint if the index is lost.
+    def follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+        """Hand all messages to `take` until training has ended.
+
+        After a lost process or node it goes on from the newest checkpoint; so it does with more workers, where the
+        configuration allows them and there is new room.
 
         Raises:
             InputError, WorkFailed: it ended badly.
         """
-        from orchestrator.index_actor import IndexLost
-
         while True:
             self._follow_once(take)
             if self.error is None:
                 return
-            error = cause_of(self.error)
-            if not isinstance(error, IndexLost) or self._restarts == MAX_RESTARTS:
+            error, allowed = cause_of(self.error), self.run.config.scaling.max_failures
+            if self._grows:
+                self._warn(f"there is room for more than {self.workers} worker(s); going on with them")
+            elif _is_want_of_room(self.error) and self._has_begun:
+                self._warn(f"{self.workers} worker(s) did not start; looking for room again")
+            elif self._failures == allowed or not _may_pass(error):
                 raise explain(self.error, self.run)
-            warn(f"{error}; going on from the newest checkpoint with a new one")
-            self._restarts += 1
+            else:
+                self._failures += 1
+                what = str(error).strip().splitlines()[0]
+                self._warn(f"{what}; going on from the newest checkpoint (failure {self._failures} of {allowed})")
             self._start()
 
     def _follow_once(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
@@ -92,13 +151,27 @@ class Training:
         try:
             while self._thread.is_alive():
                 self._thread.join(POLL)
-                take(ray.get(self.mailbox.take.remote()))
-            take(ray.get(self.mailbox.take.remote()))
+                self._take(take)
+            self._take(take)
+        except ray.exceptions.RayActorError as error:  # the mailbox; who cannot tell is not waited for
+            self.stop()
+            self.error = self.error or error
         except BaseException:
             self.stop()
             raise
         for shard in self.shards:
             ray.kill(shard)
+
+    def _take(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+        import ray
+
+        messages = ray.get(self.mailbox.take.remote())
+        take(messages)
+        kinds = {kind for kind, _ in messages}
+        self._has_begun |= "start" in kinds
+        if "epoch" in kinds and not self._grows and self._could_grow():
+            self._grows = True
+            self.mailbox.stop.remote()  # they keep a checkpoint first
 
     def stop(self) -> None:
         """End the workers: ask first, and leave them nobody to report to."""
@@ -114,10 +187,46 @@ def cause_of(error: BaseException) -> BaseException:
     """What went wrong in the workers, without Ray's wrapping: what one of them said, rather than how another fell."""
     from orchestrator.index_actor import IndexLost
 
-    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    causes = [getattr(failure, "cause", None) or failure for failure in failures]
+    failures = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
+    causes = [_unwrapped(failure) for failure in failures]
     known = (InputError, DataError, TrainingDiverged, IndexLost)
-    return next((cause for cause in causes if isinstance(cause, known)), causes[0])
+    return next((cause for cause in causes if isinstance(cause, known) or _disk_is_full(cause)), causes[0])
+
+
+def _unwrapped(failure: BaseException) -> BaseException:
+    for name in ("health_check_failure", "cause"):
+        failure = getattr(failure, name, None) or failure
+    return failure
+
+
+def _trainer_class() -> type:
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    class Trainer(DataParallelTrainer):
+        """Without the helpers that nothing here needs. The workers join one another themselves: Ray's way of letting
+        torch do so imports it into one process more, and listens on all of a machine's addresses.
+        """
+
+        def _create_default_callbacks(self) -> list:
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED_CALLBACKS]
+
+    return Trainer
+
+
+def _is_want_of_room(error: BaseException) -> bool:
+    return "WorkerGroupStartupTimeout" in type(getattr(error, "controller_failure", error)).__name__
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same may go well at another time: a process or node was lost, rather than the run being wrong."""
+    import torch
+
+    wrong = (InputError, DataError, TrainingDiverged, MemoryError, torch.OutOfMemoryError)
+    return not isinstance(error, wrong) and not _disk_is_full(error)
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def explain(error: BaseException, run: Run) -> BaseException:
@@ -129,8 +238,10 @@ def explain(error: BaseException, run: Run) -> BaseException:
 
     checkpoints = CheckpointStore(run.output, run.config).paths()
     last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+    if _disk_is_full(cause):
+        cause = f"{cause}: no room for a checkpoint; free some, or set checkpoint.keep=1, then go on with --resume"
     failed = WorkFailed(f"{cause}\n{last}")
-    failed.__cause__ = cause
+    failed.__cause__ = error
     return failed
 
 

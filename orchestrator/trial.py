@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ray.tune.trainable import wrap_function
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.cluster import WorkerShare
 from orchestrator.plan import changeable
+from orchestrator.results import Trial, read_trial
 from orchestrator.runs import History, Run, WorkFailed
 from orchestrator.sweep_file import Sweep
 from orchestrator.training import Training, check_method
@@ -30,13 +32,17 @@ from orchestrator.worker import start_loader_server
 from ssl_core.config import DataConfig, RunConfig
 from ssl_core.data.sources import Images, open_images
 from ssl_core.errors import DataError, InputError, TrainingDiverged
-from ssl_core.loop import Pretraining, Record
+from ssl_core.files import write_atomically
+from ssl_core.loop import Pretraining, Record, Reporter
 
+TUNE = "tune"  # in a sweep's folder: Ray Tune's own, of one session
+NAMES = f"{TUNE}/trials"  # which of our trials Tune means: a file for each of its names
 STOP_TIMEOUT = 60  # seconds that a trial gets to end by itself
 WARNINGS = "warnings.txt"  # in a trial's folder: what went wrong without ending it
 FAILURE = "failure.txt"  # and what did
 OUT_OF_MEMORY = "; try optim.accumulate=2, or fewer trials at once (resources)"
 ORIGIN = "origin.json"  # in a checkpoint that Tune holds: whose it is
+HEARD = "heard.json"  # in a trial's folder: up to which epoch Tune has heard of it, and in which session
 TAKEN_OVER = "taken_over.jsonl"  # in a trial's folder: from whom it took over weights, and when
 
 
@@ -47,24 +53,36 @@ class Job:
     Attributes:
         folder: the sweep's.
         share: what a worker gets.
+        session: names this session of the sweep, in which Tune knows only what it has heard.
     """
 
     sweep: Sweep
     folder: Path
     share: WorkerShare
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def takes_over(self) -> bool:
         """Whether trials take over one another's weights."""
         return self.sweep.config.scheduler.name == "pbt"
 
-    def run(self, trial_id: str, config: dict[str, Any]) -> Run:
-        """The run that a trial is.
+    def run(self, trial: Trial) -> Run:
+        """The run that a trial is."""
+        config = {"trial": {"settings": trial.proposed, "repeat": trial.repeat}}
+        return Run(self.run_config(config), self.folder_of(trial))
 
-        Args:
-            config: Tune's.
-        """
-        return Run(self.run_config(config), self.folder / "trials" / trial_id)
+    def folder_of(self, trial: Trial) -> Path:
+        return self.folder / "trials" / trial.id
+
+    def name(self, tune_id: str, trial: Trial) -> None:
+        """Let the trial's process know which one it is."""
+        file = self.folder / NAMES / tune_id
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda f: f.write(trial.id.encode()))
+
+    def named(self, tune_id: str) -> Path:
+        """The folder of the trial that Tune calls so."""
+        return self.folder / "trials" / (self.folder / NAMES / tune_id).read_text()
 
     def run_config(self, config: dict[str, Any]) -> RunConfig:
         """Its configuration alone."""
@@ -85,7 +103,7 @@ def make_trainable(job: Job) -> type[tune.Trainable]:
     def trial(config: dict[str, Any]) -> None:
         run_trial(job, config)
 
-    class Trial(wrap_function(trial, name="trial")):
+    class Trainable(wrap_function(trial, name="trial")):
         """Ends only when its function has ended: a Ray Train run whose driver is cut off keeps its workers' CPUs."""
 
         def cleanup(self) -> None:
@@ -96,22 +114,26 @@ def make_trainable(job: Job) -> type[tune.Trainable]:
             finally:
                 super().cleanup()
 
-    return Trial
+    return Trainable
 
 
 def run_trial(job: Job, config: dict[str, Any]) -> None:
-    """Train one trial to its end, or until Tune wants no more."""
+    """Train one trial to its end, or until Tune wants no more.
+
+    What goes wrong here would go wrong again: it is written down, and the trial is over. Only where its process is
+    lost does Tune start it once more.
+    """
     # The next trial in this process waits for the end of this one, too.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(STOP_TIMEOUT))
-    run = job.run(tune.get_context().get_trial_id(), config)
+    run = Run(job.run_config(config), job.named(tune.get_context().get_trial_id()))
+    teller = _Teller(job, run, config)
+    if _replay(run, teller):
+        return
     run.write_config()
     (run.output / FAILURE).unlink(missing_ok=True)
     given = tune.get_checkpoint()
     if given is not None:
         _take_over(Path(given.path), run)
-    teller = _Teller(job, run, config, resumed=given is None)
-    if given is None and teller.finished():
-        return
     torch.set_num_threads(job.share.cpus)
     try:
         if run.config.scaling.workers == 1:
@@ -120,8 +142,17 @@ def run_trial(job: Job, config: dict[str, Any]) -> None:
             _train_on_workers(run, teller, job.share)
     except Exception as error:
         (run.output / FAILURE).write_text(_explain(error))
-        raise
     gc.collect()  # a process serves many trials
+
+
+def _replay(run: Run, teller: "_Teller") -> bool:
+    """Whether the trial was at its end in an earlier session; then Tune hears of it as it did then."""
+    trial = read_trial(run.output)
+    whole = trial.epoch == trial.epochs  # its end may not have been written down
+    if not (trial.ended or whole):
+        return False
+    teller.replay(trial.records)
+    return True
 
 
 def _explain(error: Exception) -> str:
@@ -136,8 +167,8 @@ def _explain(error: Exception) -> str:
 class _Teller:
     """Writes a trial's figures down and tells Tune of those that its searcher and scheduler want to know."""
 
-    def __init__(self, job: Job, run: Run, config: dict[str, Any], resumed: bool):
-        self.job, self.run, self._resumed = job, run, resumed
+    def __init__(self, job: Job, run: Run, config: dict[str, Any]):
+        self.job, self.run = job, run
         self.history = History(run.output)
         settings = config["trial"]["settings"]
         self._changing = {
@@ -146,19 +177,18 @@ class _Teller:
             if isinstance(settings[key], (int, float))
         }
 
-    def finished(self) -> bool:
-        """Whether the trial was at its end already, which Tune had not written down when it was killed; then say it."""
-        records = History.read(self.run.output)
-        done = bool(records) and records[-1]["epoch"] == self.run.config.optim.epochs
-        if done:
-            self._tell(records[-1])
-        return done
-
     def begin(self, records: list[Record]) -> None:
-        """Start from what the checkpoint knows. Tune may not have heard of its last epoch, unless it chose it."""
+        """Start from what the checkpoint knows."""
         self.history.begin(records)
-        if records and self._resumed:
-            self._tell(records[-1])
+        self.replay(records)
+
+    def replay(self, records: list[Record]) -> None:
+        """Tell Tune what it has not heard in this session."""
+        told = self._told()
+        # Of those whose weights others may take over, only the newest are there.
+        for record in records[-1:] if self.job.takes_over else records:
+            if record["epoch"] > told:
+                self._tell(record)
 
     def complete(self, record: Record) -> None:
         """Add the settings that may change in mid-run."""
@@ -179,22 +209,31 @@ class _Teller:
         epoch = int(record["epoch"])
         # Nothing is decided about a trial at its end.
         told = {**record, "epoch": epoch, "done": epoch == self.run.config.optim.epochs}
-        if not self.job.takes_over:
+        # Before Tune hears of it, for it may end this function with its answer.
+        heard = {"session": self.job.session, "epoch": epoch}
+        write_atomically(self.run.output / HEARD, lambda file: file.write(json.dumps(heard).encode()))
+        if self.job.takes_over and CheckpointStore(self.run.output, self.run.config).path(epoch).exists():
+            with tempfile.TemporaryDirectory() as name:
+                _hand_out(self.run, Path(name), epoch)
+                tune.report(told, checkpoint=tune.Checkpoint.from_directory(name))
+        else:
             tune.report(told)
-            return
-        with tempfile.TemporaryDirectory() as name:
-            _hand_out(self.run, Path(name), told["epoch"])
-            tune.report(told, checkpoint=tune.Checkpoint.from_directory(name))
+
+    def _told(self) -> int:
+        """The last epoch that Tune has heard of in this session."""
+        file = self.run.output / HEARD
+        heard = json.loads(file.read_text()) if file.exists() else {}
+        return heard["epoch"] if heard.get("session") == self.job.session else 0
 
 
-class _Reporter:
+class _Reporter(Reporter):
     """For the loop in this process: keeps checkpoints and passes figures on."""
 
     def __init__(self, store: CheckpointStore, run: Pretraining, teller: _Teller):
         self.store, self.run, self.teller = store, run, teller
 
-    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
-        pass
+    def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        self.store.keep_within_epoch(self.run)
 
     def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
         self.teller.complete(record)  # before the checkpoint, which holds it
@@ -212,10 +251,10 @@ def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
     training = Pretraining(config, _images(config.data.model_dump_json()), "cuda" if share.gpus else "cpu")
     store = CheckpointStore(run.output, config)
     reporter = _Reporter(store, training, teller)
-    state = store.load_latest(reporter.on_warning)
-    if state is not None:
-        training.load_state_dict(state)
-        training.positives.load(store.neighbors, training.epoch)
+    latest = store.latest(reporter.on_warning)
+    if latest is not None:
+        training.load_state_dict(store.load(latest))
+        training.positives.load(store.neighbors, training.epoch, training.step)
     teller.begin(training.history)
     training.run(reporter)
 
@@ -224,7 +263,7 @@ def _train_on_workers(run: Run, teller: _Teller, share: WorkerShare) -> None:
     """A Ray Train run of which this process is the driver."""
     images = _images(run.config.data.model_dump_json())
     width = check_method(run.config, images)
-    training = Training(run, share, len(images.train), width, stop_timeout=STOP_TIMEOUT)
+    training = Training(run, share, len(images.train), width, teller.warn, STOP_TIMEOUT)
 
     def take(messages: list[tuple[str, Any]]) -> None:
         for kind, content in messages:
@@ -235,7 +274,7 @@ def _train_on_workers(run: Run, teller: _Teller, share: WorkerShare) -> None:
             elif kind == "warning":
                 teller.warn(content)
 
-    training.follow(take, teller.warn)
+    training.follow(take)
 
 
 @lru_cache(maxsize=1)
@@ -247,7 +286,9 @@ def _images(data: str) -> Images:
 def _hand_out(run: Run, folder: Path, epoch: int) -> None:
     """Put what another trial needs to go on from `epoch` into `folder`; links where the file system allows."""
     store = CheckpointStore(run.output, run.config)
-    files = [store.path(epoch), *(path for path in store.neighbors.rglob("*") if path.is_file())]
+    checkpoint = store.path(epoch)
+    files = [checkpoint, checkpoint.with_suffix(".sha256")]
+    files += [path for path in store.neighbors.rglob("*") if path.is_file()]
     for file in files:
         target = folder / file.relative_to(run.output)
         target.parent.mkdir(parents=True, exist_ok=True)

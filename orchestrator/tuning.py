@@ -1,7 +1,7 @@
 """Ray Tune's searcher, scheduler and search space for a sweep."""
 
-import pickle
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from ray.tune.search import Repeater
 from orchestrator import cluster
 from orchestrator.cluster import WorkerShare
 from orchestrator.plan import Plan, changeable
-from orchestrator.search_space import Dimension, label
+from orchestrator.results import Trial
+from orchestrator.search_space import Dimension, Settings, label
 from ssl_core.errors import InputError
 
 KEPT_CHECKPOINTS = 4  # of a trial, for others to take over
+SETTINGS = "trial/settings"  # where a trial's settings are in what Tune draws, as searchers name it
 
 
 def make_tuner(
@@ -27,8 +29,15 @@ def make_tuner(
     folder: Path,
     callback: tune.Callback,
     stopper: tune.Stopper,
+    known: Sequence[Trial] = (),
 ) -> tune.Tuner:
-    """What runs `trainable` for every setting, `at_once` of them at a time; its state goes to `folder`."""
+    """What runs `trainable` for every setting, `at_once` of them at a time.
+
+    Args:
+        folder: for Tune's own files, which nobody reads.
+        known: trials of earlier sessions, in order: the same are proposed first, so that searcher and scheduler
+            hear from them again what they knew.
+    """
     c = plan.sweep.config
     random.seed(c.seed)  # from which Ray's population-based training draws
     workers = plan.largest.scaling.workers
@@ -42,11 +51,11 @@ def make_tuner(
     single = len(c.metric) == 1
     return tune.Tuner(
         tune.with_resources(trainable, {key: value for key, value in resources.items() if value}),
-        param_space=_param_space(plan),
+        param_space=_param_space(plan, known),
         tune_config=tune.TuneConfig(
             metric=c.metric[0] if single else None,
             mode=c.mode[0] if single else None,
-            search_alg=_searcher(plan),
+            search_alg=_searcher(plan, known),
             scheduler=_scheduler(plan),
             num_samples=plan.runs if plan.planned is None else 1,
             max_concurrent_trials=None if pauses else at_once,
@@ -58,12 +67,13 @@ def make_tuner(
             stop=stopper,
             callbacks=[callback],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+            failure_config=tune.FailureConfig(max_failures=plan.config.scaling.max_failures),
             verbose=0,
         ),
     )
 
 
-def _param_space(plan: Plan) -> dict[str, Any]:
+def _param_space(plan: Plan, known: Sequence[Trial]) -> dict[str, Any]:
     """What Tune draws trials from; `Job.run_config` reads what it drew."""
     c = plan.sweep.config
     if plan.planned is not None:
@@ -72,6 +82,8 @@ def _param_space(plan: Plan) -> dict[str, Any]:
             for repeat in range(c.repeats)
             for settings in plan.planned
         ]
+        # Trials begin in this order. Their settings may have changed since (pbt).
+        points[: len(known)] = [{"settings": trial.proposed, "repeat": trial.repeat} for trial in known]
         return {"trial": tune.grid_search(points[: plan.runs])}
     if c.searcher.name == "optuna":
         return {}  # `_Ask` says what there is, with its conditions
@@ -84,11 +96,13 @@ def _domain(dimension: Dimension) -> Any:
     return getattr(tune, "randn" if dimension.kind == "normal" else dimension.kind)(*dimension.args)
 
 
-def _searcher(plan: Plan) -> Any:
+def _searcher(plan: Plan, known: Sequence[Trial]) -> Any:
     """Ray Tune's searcher; None where all settings are known."""
     c = plan.sweep.config
     if not c.searcher.learns:
         return None
+    points = [_point(c.searcher.name, c.space, trial.proposed) for trial in known if trial.repeat == 0]
+    seed = c.seed + len(points)  # a sampler that starts anew must not draw again what it drew then
     metric, mode = (c.metric[0], c.mode[0]) if len(c.metric) == 1 else (c.metric, c.mode)
     if c.searcher.name == "optuna":
         import optuna
@@ -96,15 +110,25 @@ def _searcher(plan: Plan) -> Any:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         samplers = {"tpe": "TPESampler", "cmaes": "CmaEsSampler", "nsgaii": "NSGAIISampler"}
-        sampler = getattr(optuna.samplers, samplers[c.searcher.sampler])(seed=c.seed)
-        found: Any = OptunaSearch(space=_Ask(c.space), metric=metric, mode=mode, sampler=sampler)
+        sampler = getattr(optuna.samplers, samplers[c.searcher.sampler])(seed=seed)
+        found: Any = OptunaSearch(
+            space=_Ask(c.space), metric=metric, mode=mode, sampler=sampler, points_to_evaluate=points
+        )
     else:
-        found = _import_searcher(c.searcher.name)(metric=metric, mode=mode, **_seed_of(c.searcher.name, c.seed))
-    return Repeats(found, repeat=c.repeats) if c.repeats > 1 else found
+        seeded = {"random_state_seed" if c.searcher.name == "hyperopt" else "seed": seed}
+        found = _import_searcher(c.searcher.name)(metric=metric, mode=mode, points_to_evaluate=points or None, **seeded)
+    return Repeater(found, repeat=c.repeats) if c.repeats > 1 else found
 
 
-def _seed_of(searcher: str, seed: int) -> dict[str, int]:
-    return {"random_state_seed": seed} if searcher == "hyperopt" else {"seed": seed}
+def _point(searcher: str, space: dict[str, Dimension], proposed: Settings) -> dict[str, Any]:
+    """Settings as a searcher takes them for those to begin with."""
+    point = {}
+    for key, value in proposed.items():
+        values = space[key].values
+        if searcher == "hyperopt" and values is not None:  # it numbers them
+            value = [label(other) for other in values].index(value)
+        point[f"{SETTINGS}/{key}"] = value
+    return point
 
 
 def _import_searcher(name: str) -> Any:
@@ -136,7 +160,7 @@ class _Ask:
         for key, dimension in self.space.items():
             if not all(found.get(needed) in map(label, allowed) for needed, allowed in dimension.when.items()):
                 continue
-            name = f"trial/settings/{key}"
+            name = f"{SETTINGS}/{key}"
             if dimension.values is not None:
                 found[key] = trial.suggest_categorical(name, [label(value) for value in dimension.values])
             elif dimension.kind == "randint":
@@ -176,21 +200,6 @@ class SynchronousPBT(schedulers.PopulationBasedTraining):
         reached = [s.last_train_time for t, s in self._trial_state.items() if t is not gone and not t.is_finished()]
         if reached and min(reached) >= self._next_perturbation_sync:
             self._next_perturbation_sync = min(reached) + self._perturbation_interval
-
-
-class Repeats(Repeater):
-    """A searcher each of whose suggestions is tried with several seeds, and that is told the mean.
-
-    Ray's own forgets its groups when it is saved.
-    """
-
-    def save(self, checkpoint_path: str) -> None:
-        super().save(checkpoint_path)
-        Path(f"{checkpoint_path}.groups").write_bytes(pickle.dumps(self.get_state()))
-
-    def restore(self, checkpoint_path: str) -> None:
-        super().restore(checkpoint_path)
-        self.set_state(pickle.loads(Path(f"{checkpoint_path}.groups").read_bytes()))
 
 
 def _scheduler(plan: Plan) -> Any:

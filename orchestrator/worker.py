@@ -2,21 +2,26 @@
 
 import multiprocessing
 import multiprocessing.forkserver
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
+import torch.distributed as dist
 
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.index_actor import ShardedIndex
+from ssl_core import distributed
 from ssl_core.config import RunConfig
 from ssl_core.data.sources import open_images
-from ssl_core.loop import Pretraining, Record
+from ssl_core.loop import Pretraining, Record, Reporter
 
 STEP_INTERVAL = 0.5  # seconds between two messages about steps
 # Every loader process has these already; the second is what it runs again because it is a worker's main module.
@@ -47,30 +52,24 @@ class Mailbox:
         self._stopped = True
 
 
-class Stopped(RuntimeError):
-    """The driver asked the workers to stop, or is gone."""
-
-
-class WorkerReporter:
+class WorkerReporter(Reporter):
     """Tells the driver (rank 0 only) and Ray Train (every rank), and keeps checkpoints (rank 0)."""
 
     def __init__(self, mailbox: Any, store: CheckpointStore, run: Pretraining):
         self.mailbox, self.store, self.run = mailbox, store, run
         self.rank = ray.train.get_context().get_world_rank()
         self._last_step = 0.0
+        self._stop = False
 
     def tell(self, kind: str, content: Any) -> None:
-        """Leave a message with the driver.
-
-        Raises:
-            Stopped: it wants no more. Ray Train then ends the whole group.
-        """
+        """Leave a message with the driver, who may say that it wants no more, or be gone."""
         try:
-            stopped = ray.get(self.mailbox.put.remote(kind, content))
-        except ray.exceptions.RayActorError as error:
-            raise Stopped("the driver is gone") from error
-        if stopped:
-            raise Stopped("the driver asked to stop")
+            self._stop |= ray.get(self.mailbox.put.remote(kind, content))
+        except ray.exceptions.RayActorError:
+            self._stop = True
+
+    def wants_stop(self) -> bool:
+        return self._stop
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
         now = time.time()
@@ -79,6 +78,10 @@ class WorkerReporter:
         self._last_step = now
         content = {"epoch": epoch, "step": step, "steps": steps, "images_per_second": images_per_second, "time": now}
         self.tell("step", content)
+
+    def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        if self.rank == 0:
+            self.store.keep_within_epoch(self.run)
 
     def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
         # The checkpoint holds the record: once it is written, a restart neither loses nor repeats the epoch.
@@ -104,6 +107,34 @@ def start_loader_server(config: RunConfig, threads: int) -> None:
     multiprocessing.forkserver.ensure_running()
 
 
+@contextmanager
+def process_group() -> Iterator[torch.device]:
+    """The group of all workers, where there are several; this one's device.
+
+    They meet at rank 0, which listens on its node's address alone: on a single machine, that of the loopback.
+    """
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield device
+        return
+    with socket.socket() as listening:
+        place = None
+        if rank == 0:
+            listening.bind((ray.util.get_node_ip_address(), 0))
+            listening.listen()
+            place = listening.getsockname()
+        host, port = ray.train.collective.broadcast_from_rank_zero(place)
+        ours = {"is_master": True, "master_listen_fd": listening.detach()} if rank == 0 else {}
+        store = dist.TCPStore(host, port, world, wait_for_workers=False, **ours)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world)
+    yield device
+    dist.destroy_process_group()
+
+
 def train_worker(job: dict[str, Any]) -> None:
     """The function that every Ray Train worker runs.
 
@@ -114,23 +145,36 @@ def train_worker(job: dict[str, Any]) -> None:
     config = RunConfig.model_validate(job["config"])
     start_loader_server(config, job["threads"])
     torch.set_num_threads(job["threads"])
+    with process_group() as device:
+        _train(config, job, device)
+
+
+def _train(config: RunConfig, job: dict[str, Any], device: torch.device) -> None:
     output = Path(job["output"])
     images = open_images(config.data)
-    device = ray.train.torch.get_device()
     index = ShardedIndex(job["shards"], len(images.train)) if job["shards"] else None
     run = Pretraining(config, images, device, index=index)
     store = CheckpointStore(output, config)
     reporter = WorkerReporter(job["mailbox"], store, run)
-    state = store.load_latest(reporter.on_warning if reporter.rank == 0 else lambda _: None)
-    if state is not None:
-        run.load_state_dict(state)
-        run.positives.load(store.neighbors, run.epoch)
+    latest = store.latest(reporter.on_warning) if reporter.rank == 0 else None
+    latest = distributed.gather_objects(latest)[0]
+    if latest is not None:
+        remarks = run.load_state_dict(store.load(latest))
+        run.positives.load(store.neighbors, run.epoch, run.step)
+        for remark in remarks if reporter.rank == 0 else ():
+            reporter.on_warning(remark)
     if reporter.rank == 0:
         trained = sum(p.numel() for p in run.method.parameters() if p.requires_grad)
         encoder = sum(p.numel() for p in run.method.encoder.parameters())
         name = (
             torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
         )
-        about = {"device": name, "loaders": run.loaders, "trained": trained, "encoder": encoder}
+        about = {
+            "device": name,
+            "workers": distributed.world_size(),
+            "loaders": run.loaders,
+            "trained": trained,
+            "encoder": encoder,
+        }
         reporter.tell("start", {"history": run.history, "steps": run.steps_per_epoch, **about})
     run.run(reporter)

@@ -63,6 +63,13 @@ class DataConfig(Section):
         None, description="loader processes per training worker; default: its CPUs less one, at most 8"
     )
 
+    @property
+    def paths(self) -> list[str]:
+        """Where its images are, but for those that come with Strata."""
+        given = [self.train, self.val] if self.val else [self.train]
+        listed = [path for paths in given for path in ([paths] if isinstance(paths, str) else paths)]
+        return [path for path in listed if not path.startswith("bundled:")]
+
 
 class BackboneConfig(Section):
     name: str = Field("vit_small_patch16_224", description="any timm model that gives per-layer features")
@@ -293,11 +300,28 @@ EvaluatorConfig = Annotated[KnnConfig | GeometryConfig, Field(discriminator="kin
 
 
 class ScalingConfig(Section):
-    workers: PositiveInt = Field(1, description="Ray Train workers; batch_size is shared among them")
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        1, description="Ray Train workers; batch_size is shared among them; [least, most]: as many as there is room for"
+    )
     cpus_per_worker: PositiveInt | None = Field(None, description="default: the cluster's CPUs shared evenly")
     gpus_per_worker: NonNegativeFloat | None = Field(None, description="default: 1 where the cluster has GPUs")
+    max_failures: NonNegativeInt = Field(
+        3, description="times that a run goes on by itself from its newest checkpoint after it lost a process or a node"
+    )
     index_shards: PositiveInt = Field(1, description="actors that share the neighbour index, each a range of images")
     index_gpus: NonNegativeFloat = Field(0.0, description="GPUs of each of them, fractions allowed; 0 searches on CPUs")
+
+    @field_validator("workers")
+    @classmethod
+    def _ordered(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError(f"[{value[0]}, {value[1]}]: expected [least, most], the smaller one first")
+        return value
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the most workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
 
 class TrackingConfig(Section):
@@ -308,6 +332,7 @@ class TrackingConfig(Section):
 
 class CheckpointConfig(Section):
     every_epochs: PositiveInt = 1
+    every_steps: PositiveInt | None = Field(None, description="within an epoch too; default: after epochs only")
     keep: PositiveInt = Field(2, description="newest checkpoints to keep, beside the best")
     best: str = Field("knn/last", description="the metric whose highest value marks the best checkpoint")
 
@@ -334,19 +359,36 @@ class RunConfig(Section):
                 f"positives.cache.feature: projector would keep {self.framework.output_dim} prototypes of every image; "
                 "DINO searches with positives.cache.feature=backbone"
             )
-        share = self.scaling.workers * self.optim.accumulate
-        if self.optim.batch_size % share:
+        least, most = self.scaling.bounds
+        if not self.possible_workers and most > least:
+            raise ValueError(
+                f"scaling.workers: no number from {least} to {most} shares optim.batch_size "
+                f"({self.optim.batch_size}) evenly, with at least 2 images to a micro-batch"
+            )
+        share = least * self.optim.accumulate
+        if not self.possible_workers and self.optim.batch_size % share:
             raise ValueError(
                 f"optim.batch_size ({self.optim.batch_size}) must divide evenly by "
                 f"scaling.workers × optim.accumulate ({share})"
             )
-        if self.optim.batch_size // share < 2:
+        if not self.possible_workers:
             raise ValueError(
                 f"optim.batch_size ({self.optim.batch_size}) leaves fewer than 2 images to a worker's micro-batch"
             )
         return self
 
     @property
+    def possible_workers(self) -> list[int]:
+        """Numbers of workers that share the batch evenly, the most first."""
+        least, most = self.scaling.bounds
+        images = self.optim.batch_size / self.optim.accumulate
+        return [n for n in range(most, least - 1, -1) if images % n == 0 and images // n >= 2]
+
+    def with_workers(self, workers: int) -> "RunConfig":
+        """The same run, on so many workers."""
+        return self.model_copy(update={"scaling": self.scaling.model_copy(update={"workers": workers})})
+
+    @property
     def micro_batch(self) -> int:
-        """Images of one forward pass in one worker."""
+        """Images of one forward pass in one worker; the number of workers must be one."""
         return self.optim.batch_size // (self.scaling.workers * self.optim.accumulate)

@@ -1,5 +1,7 @@
 """The few collectives that methods need; without a process group they do nothing."""
 
+from functools import lru_cache
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -57,6 +59,21 @@ def gather_objects(item: object) -> list:
     items: list = [None] * world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+def any_rank(wish: bool) -> bool:
+    """Whether any rank says so; the same answer on all of them. No GPU waits for it."""
+    if world_size() == 1:
+        return wish
+    said = torch.tensor([wish], dtype=torch.int32)
+    dist.all_reduce(said, dist.ReduceOp.MAX, group=_host_group(dist.group.WORLD))
+    return bool(said)
+
+
+@lru_cache(maxsize=1)
+def _host_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """All ranks, for tensors in main memory, whatever the backend of `world`."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
 def barrier() -> None:

@@ -11,3 +11,7 @@ class DataError(RuntimeError):
 
 class TrainingDiverged(RuntimeError):
     """The loss or its gradient stopped being finite."""
+
+
+class Stopped(RuntimeError):
+    """A rank was asked to stop; the run can go on from where it stood."""

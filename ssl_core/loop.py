@@ -7,7 +7,8 @@ it takes a reporter, and sees other ranks only through `torch.distributed`.
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from ssl_core.config import RunConfig
 from ssl_core.data.loading import Batch, train_loader
 from ssl_core.data.sources import Images
 from ssl_core.data.views import normalise
-from ssl_core.errors import DataError, InputError, TrainingDiverged
+from ssl_core.errors import DataError, InputError, Stopped, TrainingDiverged
 from ssl_core.neighbors import positives
 from ssl_core.optim import build_optimizer, set_rates
 from ssl_core.seeds import Use, derive_seed
@@ -30,22 +31,29 @@ Record = dict[str, float]
 NAMED_BROKEN = 5  # broken images named in one warning
 
 
-class Reporter(Protocol):
-    """Who is told what happens. Only rank 0 is told of steps and warnings; every rank of epochs."""
+class Reporter:
+    """Who is told what happens, and may act on it; this one does nothing.
+
+    Only rank 0 is told of steps and warnings, every rank of the rest. `state()` gives what
+    `Pretraining.load_state_dict` takes; rank 0 calls it if it keeps a checkpoint.
+    """
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None: ...
 
-    def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
-        """`state()` gives what `Pretraining.load_state_dict` takes; rank 0 calls it if it keeps a checkpoint."""
+    def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None: ...
+
+    def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Between two steps of an epoch: every `checkpoint.every_steps`, and before a stop."""
 
     def on_warning(self, message: str) -> None: ...
 
+    def wants_stop(self) -> bool:
+        """Asked before every step; what one rank wants, all do."""
+        return False
 
-class PrintReporter:
+
+class PrintReporter(Reporter):
     """One line an epoch on standard output: for notebooks."""
-
-    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
-        pass
 
     def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
         shown = ("epoch", "loss", "knn/last", "knn/best", "rankme/last", "images_per_second")
@@ -53,6 +61,27 @@ class PrintReporter:
 
     def on_warning(self, message: str) -> None:
         print(f"warning: {message}")
+
+
+@dataclass
+class _Running:
+    """An epoch under way, on this rank.
+
+    Attributes:
+        steps: done.
+        totals: sums of the steps' figures.
+        seconds, waited: spent on them, and on waiting for images.
+    """
+
+    steps: int = 0
+    totals: dict[str, Tensor | float] = field(default_factory=dict)
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def add(self, figures: dict[str, Tensor | float]) -> None:
+        self.steps += 1
+        for name, value in figures.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value
 
 
 class Pretraining:
@@ -69,7 +98,8 @@ class Pretraining:
         method: the module that is trained; `method.encoder.model` is the timm model.
         positives: which image the second view of each is of.
         epoch: epochs done.
-        history: a record for each of them, and for the untrained network.
+        step: steps done of the next one.
+        history: a record for each finished epoch, and for the untrained network.
     """
 
     def __init__(
@@ -101,8 +131,14 @@ class Pretraining:
         self.steps_per_epoch = len(self.loader) // config.optim.accumulate
         self.epoch = 0
         self.history: list[Record] = []
+        self._running = _Running()
+        self._all_running: list[dict[str, Any]] = []  # of all ranks, at the last checkpoint within an epoch
         self.broken: set[tuple[str, int]] = set()  # (set, index), known to every rank
         self._met_broken: set[tuple[str, int]] = set()  # met by this rank in this epoch
+
+    @property
+    def step(self) -> int:
+        return self._running.steps
 
     @property
     def total_steps(self) -> int:
@@ -112,6 +148,7 @@ class Pretraining:
         """Train from where the state stands to the last epoch; returns the history.
 
         Raises:
+            Stopped: the reporter wanted so.
             TrainingDiverged: the loss or its gradient stopped being finite.
             DataError: too many images cannot be decoded.
         """
@@ -126,22 +163,49 @@ class Pretraining:
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on beside `positives.save`; the same on every rank.
 
-        Generators are derived from seed and step.
+        Generators are derived from seed, epoch, step and image. Within an epoch, the figures of its steps are those
+        of the last checkpoint that the reporter was told of.
         """
         return {
             "epoch": self.epoch,
+            "step": self.step,
+            "running": self._all_running if self.step else [],
+            "workers": distributed.world_size(),
             "history": self.history,
             "broken": [list(item) for item in sorted(self.broken)],
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
+        """Go on from `state`; what will not be as in a run that was never interrupted."""
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
         self.broken = {(split, index) for split, index in state["broken"]}
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+        workers, before, running = distributed.world_size(), state["workers"], state["running"]
+        if running and workers == before:
+            own = running[distributed.rank()]
+            self._running = _Running(**own["figures"])
+            self._met_broken = {(split, index) for split, index in own["broken"]}
+        elif running:
+            self._running = _mean_of([part["figures"] for part in running])
+            self._met_broken = {(split, index) for part in running for split, index in part["broken"]}
+        self._running.totals = {
+            name: total.to(self.device) if isinstance(total, Tensor) else total
+            for name, total in self._running.totals.items()
+        }
+        if workers == before:
+            return []
+        paths = ", and other paths are dropped at random" if self._drops_paths() else ""
+        return [
+            f"{before} worker(s) before, {workers} now, with the same batch of {self.config.optim.batch_size} images: "
+            f"sums are added up in another order, so weights agree with an uninterrupted run's to rounding only{paths}"
+        ]
+
+    def _drops_paths(self) -> bool:
+        return any(getattr(module, "drop_prob", 0) for module in self.method.modules())
 
     def evaluate(self, epoch: int) -> Record:
         """The figures that the configuration asks for at this epoch."""
@@ -161,34 +225,51 @@ class Pretraining:
             return self.method.layer_features(images)
 
     def _train_epoch(self, epoch: int, reporter: Reporter) -> Record:
+        running, accumulate = self._running, self.config.optim.accumulate
         order = self.loader.batch_sampler
-        order.epoch, order.partners = epoch, self.positives.partners(epoch)
-        totals: dict[str, Tensor | float] = {}
+        order.epoch, order.start, order.partners = epoch, running.steps * accumulate, self.positives.partners(epoch)
         batches = iter(self.loader)
-        started = time.perf_counter()
-        waited = 0.0
-        for step in range(self.steps_per_epoch):
-            micro_batches = []
+        started = time.perf_counter() - running.seconds
+        while not self._stopped(reporter) and running.steps < self.steps_per_epoch:
             asked = time.perf_counter()
-            for _ in range(self.config.optim.accumulate):
-                micro_batches.append(next(batches))
-            waited += time.perf_counter() - asked
-            figures = self._step((epoch - 1) * self.steps_per_epoch + step, micro_batches)
-            for name, value in figures.items():
-                totals[name] = totals.get(name, 0.0) + value
+            micro_batches = [next(batches) for _ in range(accumulate)]
+            running.waited += time.perf_counter() - asked
+            running.add(self._step((epoch - 1) * self.steps_per_epoch + running.steps, micro_batches))
+            running.seconds = time.perf_counter() - started
             if distributed.rank() == 0:
-                rate = (step + 1) * self.config.optim.batch_size / (time.perf_counter() - started)
-                reporter.on_step(epoch, step + 1, self.steps_per_epoch, rate)
+                rate = running.steps * self.config.optim.batch_size / running.seconds
+                reporter.on_step(epoch, running.steps, self.steps_per_epoch, rate)
+            every = self.config.checkpoint.every_steps
+            if every and running.steps % every == 0 and running.steps < self.steps_per_epoch:
+                self._checkpoint(reporter)
         self.positives.end_epoch(epoch)
         for _ in batches:  # an epoch's incomplete accumulation; leaves the loader at its end
             pass
         seconds = time.perf_counter() - started
+        totals = running.totals
         means = torch.stack([torch.as_tensor(total, device=self.device) for total in totals.values()])
         means = distributed.mean_over_ranks(means / self.steps_per_epoch).tolist()
         record: Record = {"epoch": float(epoch), **dict(zip(totals, means, strict=True))}
         record["images_per_second"] = self.steps_per_epoch * self.config.optim.batch_size / seconds
-        record["data_wait"] = waited / seconds
+        record["data_wait"] = running.waited / seconds
+        self._running = _Running()
         return record
+
+    def _stopped(self, reporter: Reporter) -> bool:
+        """False; where a rank wants to stop, all do, and can go on from here."""
+        if distributed.any_rank(reporter.wants_stop()):
+            self._checkpoint(reporter)
+            raise Stopped("asked to stop")
+        return False
+
+    def _checkpoint(self, reporter: Reporter) -> None:
+        """Let the reporter keep the state between two steps."""
+        self.positives.settle()
+        running = self._running
+        totals = {name: t.cpu() if isinstance(t, Tensor) else t for name, t in running.totals.items()}
+        own = {"figures": vars(running) | {"totals": totals}, "broken": [list(item) for item in self._met_broken]}
+        self._all_running = distributed.gather_objects(own)
+        reporter.on_checkpoint(self.state_dict)
 
     def _step(self, step: int, micro_batches: list[Batch]) -> dict[str, Tensor | float]:
         """One optimizer step; its figures."""
@@ -281,6 +362,13 @@ class Pretraining:
         if self.config.optim.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _mean_of(parts: list[dict[str, Any]]) -> _Running:
+    """What stands for each rank's running epoch if there were other ranks before."""
+    running = _Running(**parts[0])
+    running.totals = {name: sum(part["totals"][name] for part in parts) / len(parts) for name in running.totals}
+    return running
 
 
 def metric_names(config: RunConfig, images: Images, depth: int) -> set[str]:

@@ -114,6 +114,7 @@ class EpochOrder(Sampler):
 
     Attributes:
         epoch: which one; set it before iterating.
+        start: how many of the epoch's batches were used already.
         partners: (images,) which image the second view of each is of; None: of itself.
     """
 
@@ -122,7 +123,7 @@ class EpochOrder(Sampler):
         self.blocks = source.block_ends if source.total_bytes > budget_bytes else None
         if self.blocks is not None:  # half of the budget, because the next window is read while this one is used
             self.per_window = max(1, len(self.blocks) * budget_bytes // (2 * source.total_bytes))
-        self.epoch = 0
+        self.epoch = self.start = 0
         self.partners: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -146,7 +147,7 @@ class EpochOrder(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         world, rank = distributed.world_size(), distributed.rank()
         order = self.order()[: len(self) * world * self.micro_batch].reshape(len(self), world, self.micro_batch)
-        for batch in order[:, rank]:
+        for batch in order[self.start :, rank]:
             partners = batch if self.partners is None else self.partners[batch]
             yield [(self.epoch, int(index), int(partner)) for index, partner in zip(batch, partners, strict=True)]
 
@@ -167,7 +168,7 @@ def train_images(source: Source, config: RunConfig, local_crops: bool = True) ->
 
 
 def train_loader(source: Source, config: RunConfig, workers: int) -> DataLoader:
-    """Batches of this worker; set `epoch` and `partners` of `loader.batch_sampler` before iterating."""
+    """Batches of this worker; set `epoch`, `start` and `partners` of `loader.batch_sampler` before iterating."""
     return DataLoader(
         train_images(source, config),
         batch_sampler=EpochOrder(source, config.micro_batch, config.seed, config.data.cache_mb << 20),

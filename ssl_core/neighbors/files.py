@@ -1,15 +1,18 @@
 """The files of a neighbour index: each finished epoch's lists, and the cache.
 
-    epoch_0003.parquet              the lists of the third epoch, a row an image; never changed
-    cache_0003/000000000.npy        the cache after it: rows of the images from this id on, NaN where never visited
+    epoch_0003.parquet                       the lists of the third epoch, a row an image
+    cache_0003/000000000.npy                 the cache after it: rows of the images from this id on, NaN where never
+                                             visited
+    steps_0003/000000-000120.000000000.npz   what the first 120 steps of the epoch after it have changed, as the
+                                             holder of the images from this id on knows it
 
-One process writes a file of lists. Of the cache, each holder of a part writes its own; whoever reads takes the
-rows it wants, however many parts there are.
+No file is ever changed. One process writes a file of lists. Of the cache and of steps, each holder of a part writes
+its own; whoever reads takes what it wants, however many parts there are.
 """
 
 import re
-import shutil
-from collections.abc import Collection, Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +36,25 @@ def epochs_with_lists(folder: Path) -> set[int]:
     return {_epoch(path) for path in folder.glob("epoch_*.parquet")}
 
 
-def drop_unneeded(folder: Path, resumable: Collection[int], window: int) -> None:
-    """Leave what a run may go on from: the caches after some epochs, and from the first's window on all lists."""
-    for cache in folder.glob("cache_*"):
-        if _epoch(cache) not in resumable:
-            shutil.rmtree(cache)
-    for epoch in epochs_with_lists(folder):
-        if epoch <= min(resumable) - window:
-            lists_file(folder, epoch).unlink()
+def steps_folder(folder: Path, epoch: int) -> Path:
+    return folder / f"steps_{epoch:04d}"
+
+
+def needed_files(folder: Path, epoch: int, step: int, window: int) -> list[Path]:
+    """What is read to go on after `epoch` finished epochs and `step` steps of the next."""
+    lists = (lists_file(folder, number) for number in range(max(1, epoch - window + 1), epoch + 1))
+    caches = sorted(cache_folder(folder, epoch).glob("[0-9]*.npy"))
+    return [*(path for path in lists if path.exists()), *caches, *(path for *_, path in _steps(folder, epoch, step))]
+
+
+def _steps(folder: Path, epoch: int, step: int) -> list[tuple[int, int, Path]]:
+    """First and last step, and file, of what is written down of the first `step` steps after `epoch`, in order."""
+    found = []
+    for path in sorted(steps_folder(folder, epoch).glob("[0-9]*.npz")):
+        first, last, _ = map(int, re.findall(r"\d+", path.name))
+        if last <= step:
+            found.append((first, last, path))
+    return found
 
 
 def _epoch(path: Path) -> int:
@@ -130,3 +144,50 @@ def read_cache(folder: Path | str, epoch: int, num_images: int, dim: int, rows: 
         own = part[max(rows.start - start, 0) : max(rows.stop - start, 0)]
         if len(own):
             yield own
+
+
+def write_steps(folder: Path | str, epoch: int, first: int, last: int, rows: range, arrays: dict) -> None:
+    """What changed from step `first` to `last` of the epoch after `epoch`, as the holder of `rows` knows it."""
+    path = steps_folder(Path(folder), epoch) / f"{first:06d}-{last:06d}.{rows.start:09d}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {**arrays, "rows": np.array([rows.start, rows.stop])}
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def read_steps(folder: Path | str, epoch: int, step: int, num_images: int) -> Iterator[list[dict[str, np.ndarray]]]:
+    """The first `step` steps of the epoch after `epoch`: stretch after stretch, all holders' parts of it.
+
+    Raises:
+        InputError: a part is missing or damaged, or of other images.
+    """
+    stretches: dict[tuple[int, int], list[Path]] = {}
+    for first, last, path in _steps(Path(folder), epoch, step):
+        stretches.setdefault((first, last), []).append(path)
+    wanted = f"expected what {step} steps changed in an index of {num_images} images"
+    where = steps_folder(Path(folder), epoch)
+    reached = 0
+    for (first, last), paths in sorted(stretches.items()):
+        parts = []
+        for path in paths:
+            try:
+                with np.load(path) as file:
+                    parts.append({name: file[name] for name in file.files})
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                raise InputError(f"{path}: damaged ({error}); {wanted}") from error
+        if first != reached or sum(int(np.diff(part["rows"])[0]) for part in parts) != num_images:
+            raise InputError(f"{where}: steps {first} to {last} do not follow on, or miss a part; {wanted}")
+        reached = last
+        yield parts
+    if reached != step:
+        raise InputError(f"{where}: {reached} steps; {wanted}")
+
+
+def drop_later(folder: Path | str, epoch: int, step: int) -> None:
+    """Remove what is of later steps and epochs: they will be done again."""
+    for path in Path(folder).glob("steps_*/[0-9]*.npz"):
+        last = int(re.findall(r"\d+", path.name)[1])
+        if (_epoch(path.parent), last) > (epoch, step):
+            path.unlink()
+    for path in (*Path(folder).glob("epoch_*.parquet"), *Path(folder).glob("cache_*/[0-9]*.npy")):
+        if _epoch(path if path.suffix == ".parquet" else path.parent) > epoch:
+            path.unlink()

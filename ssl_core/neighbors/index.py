@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_core.neighbors.files import lists_file, read_cache, read_epoch, write_cache, write_epoch
+from ssl_core.neighbors.files import (
+    lists_file,
+    read_cache,
+    read_epoch,
+    read_steps,
+    write_cache,
+    write_epoch,
+    write_steps,
+)
 from ssl_core.neighbors.ivf import CellSearch
 from ssl_core.neighbors.search import inner, nearest, ranked
 from ssl_core.neighbors.window import Draw, Lists, Window
@@ -89,6 +97,8 @@ class NeighborIndex:
         self._lists: Lists = _empty(self.num_images, self.top_k)
         self._visited = np.zeros(self.num_images, dtype=bool)
         self._self_similarity = np.full(len(self.rows), np.nan, dtype=np.float32)
+        self._changed: list[np.ndarray] = []  # ids of the steps that `save_steps` has not written yet
+        self._saved_steps = 0
         self._ended = False
 
     @property
@@ -133,6 +143,7 @@ class NeighborIndex:
         own = last[(ids[last] >= self.rows.start) & (ids[last] < self.rows.stop)]
         self._write(ids[own] - self.rows.start, features[torch.from_numpy(own).to(self.device)])
         self._visited[ids] = True
+        self._changed.append(ids)
         return lists
 
     def _search(self, queries: Tensor) -> Lists:
@@ -203,7 +214,7 @@ class NeighborIndex:
 
     def _settle(self) -> None:
         """What follows from the state between two epochs."""
-        self.spread_total = spread_of(*self.lists())
+        self.spread_total = spread_of(*self.lists()) if self.epoch else (0.0, 0)
         self._sort()
         if self._cells is not None:
             self._cells.build(self._cache[: self._count])
@@ -263,8 +274,54 @@ class NeighborIndex:
         saved[self._ids[: self._count] - self.rows.start] = (cache if half else cache.float()).cpu().numpy()
         write_cache(folder, self.epoch if epoch is None else epoch, self.rows.start, saved)
 
-    def load(self, folder: Path | str, epoch: int) -> None:
-        """The state after `epoch` finished epochs, as one index or any number of shards have saved it.
+    def save_steps(self, folder: Path | str, step: int) -> None:
+        """Write what has changed since the last call, or since the epoch began, up to its `step`-th step.
+
+        `load` needs it beside what was saved when the last epoch ended. Shards write theirs into one folder.
+        """
+        if step == self._saved_steps:
+            return
+        ids = np.concatenate(self._changed)
+        _, first = np.unique(ids, return_index=True)
+        ids = ids[np.sort(first)]
+        own = ids[(ids >= self.rows.start) & (ids < self.rows.stop)] - self.rows.start
+        arrays = {
+            "ids": ids,
+            "near": self._lists[0][ids],
+            "similarities": self._lists[1][ids],
+            "features": self._cache[self._at(self._place[own])].float().cpu().numpy(),
+            "self_similarity": self._self_similarity[own],
+        }
+        if self._cells is not None:
+            arrays["recall"] = self._cells.counts
+        write_steps(folder, self.epoch, self._saved_steps, step, self.rows, arrays)
+        self._saved_steps = step
+        self._changed.clear()
+
+    def _load_steps(self, folder: Path | str, step: int) -> None:
+        """What `save_steps` of one index or any number of shards has written."""
+        counts = np.zeros(3, dtype=np.int64)
+        for parts in read_steps(folder, self.epoch, step, self.num_images):
+            ids, found = parts[0]["ids"], []
+            for part in parts:
+                start, stop = part["rows"]
+                written = ids[(ids >= start) & (ids < stop)]
+                own = (written >= self.rows.start) & (written < self.rows.stop)
+                rows = written[own] - self.rows.start
+                self._write(rows, torch.from_numpy(part["features"][own]).to(self.device, self._cache.dtype))
+                self._self_similarity[rows] = part["self_similarity"][own]
+                if start in self.rows:
+                    found.append((part["near"], part["similarities"]))
+                    counts = part.get("recall", counts)
+            self._visited[ids] = True
+            if found:
+                self._lists[0][ids], self._lists[1][ids] = _merged(found, self.top_k)
+        if self._cells is not None:
+            self._cells.counts = counts
+        self._saved_steps = step
+
+    def load(self, folder: Path | str, epoch: int, step: int = 0) -> None:
+        """The state after `epoch` finished epochs and `step` steps, as one index or any number of shards have saved it.
 
         Raises:
             InputError: files are missing or damaged, or of another number of images, width or `top_k`.
@@ -276,7 +333,7 @@ class NeighborIndex:
             self.window.push(*read_epoch(folder, number, self.num_images, self.top_k, self.rows))
         self._count, start = 0, 0
         self._place.fill(-1)
-        for part in read_cache(folder, epoch, self.num_images, self.dim, self.rows):
+        for part in read_cache(folder, epoch, self.num_images, self.dim, self.rows) if epoch else ():
             visited = np.flatnonzero(~np.isnan(part[:, 0]))
             places = np.arange(self._count, self._count + len(visited))
             self._cache[self._count : self._count + len(visited)] = torch.from_numpy(part[visited])
@@ -286,6 +343,8 @@ class NeighborIndex:
             start += len(part)
         self.self_similarity_total = self.recall_total = (0.0, 0)
         self._settle()
+        if step:
+            self._load_steps(folder, step)
 
     def _window_epochs(self, epoch: int) -> range:
         return range(epoch - len(self.window.epochs) + 1, epoch + 1)

@@ -77,6 +77,15 @@ class CellSearch:
         self._right += int(((exact[:, :, None] == found[:, None, :]) & (exact >= 0)[:, :, None]).sum())
         self._wanted += int((exact >= 0).sum())
 
+    @property
+    def counts(self) -> np.ndarray:
+        """What `compare` has counted since the last `total`; may be set."""
+        return np.array([self._checks, self._right, self._wanted])
+
+    @counts.setter
+    def counts(self, counts: np.ndarray) -> None:
+        self._checks, self._right, self._wanted = map(int, counts)
+
     def total(self) -> tuple[float, int]:
         """Of how many exact neighbours, how many were found since the last call."""
         total = float(self._right), self._wanted

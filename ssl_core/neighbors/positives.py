@@ -115,10 +115,14 @@ class Index(Protocol):
     def collect(self) -> tuple[Found, dict[str, float]]:
         """What was found for all images, and the signals' means. Waits for it."""
 
-    def save(self, folder: Path, epoch: int) -> None: ...
+    def settle(self) -> None:
+        """Wait until all that the ranks have sent is searched. Called on all of them."""
 
-    def load(self, folder: Path, epoch: int, seed: int) -> None:
-        """The state at the end of `epoch`, and its draw under way."""
+    def save(self, folder: Path, epoch: int, step: int) -> None:
+        """What `load` needs, after `epoch` finished epochs and `step` steps; called on rank 0, after each epoch too."""
+
+    def load(self, folder: Path, epoch: int, step: int, seed: int) -> None:
+        """The state after `epoch` finished epochs and `step` steps, and the draw for the running one under way."""
 
 
 class LocalIndex:
@@ -140,12 +144,16 @@ class LocalIndex:
         means = Signals.means([signals(self.index)])
         return find_partners(self.index, self.config, means, self._seed), means
 
-    def save(self, folder: Path, epoch: int) -> None:
-        if distributed.rank() == 0:
+    def settle(self) -> None: ...
+
+    def save(self, folder: Path, epoch: int, step: int) -> None:
+        if step:
+            self.index.save_steps(folder, step)
+        elif epoch:
             self.index.save(folder)
 
-    def load(self, folder: Path, epoch: int, seed: int) -> None:
-        self.index.load(folder, epoch)
+    def load(self, folder: Path, epoch: int, step: int, seed: int) -> None:
+        self.index.load(folder, epoch, step)
         self._seed = seed
 
 
@@ -170,11 +178,17 @@ class Positives:
         """The epoch's `positives/…` metrics, the same on every rank. Waits for what `end_epoch` began."""
         return {}
 
-    def save(self, folder: Path, epoch: int) -> None:
-        """Write what `load` needs; called on every rank."""
+    def settle(self) -> None:
+        """Wait until all that the ranks have sent is taken. Called on all of them."""
 
-    def load(self, folder: Path, epoch: int) -> None:
-        """Go on after `epoch`."""
+    def save(self, folder: Path, epoch: int, step: int = 0) -> None:
+        """Write what `load` needs after `epoch` finished epochs and `step` steps.
+
+        Called on rank 0: at the end of each epoch, and at some steps between two ends.
+        """
+
+    def load(self, folder: Path, epoch: int, step: int = 0) -> None:
+        """Go on after `epoch` finished epochs and `step` steps."""
 
     def _about(self, partners: np.ndarray | None) -> dict[str, float]:
         """How many pairs are of two images, and how many of those are of one class."""
@@ -242,12 +256,17 @@ class NeighborPositives(Positives):
                     figures[f"positives/nn_top{place + 1}"] = float(right.mean())
         return figures
 
-    def save(self, folder: Path, epoch: int) -> None:
-        self.index.save(folder, epoch)
+    def settle(self) -> None:
+        self.index.settle()
 
-    def load(self, folder: Path, epoch: int) -> None:
-        self.index.load(folder, epoch, self._seed(epoch + 1))
-        self._found, _ = self.index.collect()
+    def save(self, folder: Path, epoch: int, step: int = 0) -> None:
+        self.index.save(folder, epoch, step)
+
+    def load(self, folder: Path, epoch: int, step: int = 0) -> None:
+        if epoch or step:
+            self.index.load(folder, epoch, step, self._seed(epoch + 1))
+        if epoch:
+            self._found, _ = self.index.collect()
 
     def _seed(self, epoch: int) -> int:
         return derive_seed(Use.PARTNERS, self.config.seed, epoch)

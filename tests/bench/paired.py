@@ -15,14 +15,6 @@ from scipy import stats
 DATA = Path(__file__).parents[3] / "shared" / "data" / "photos30"
 
 
-class Silent:
-    """A reporter that says nothing."""
-
-    def on_step(self, *_: object) -> None: ...
-    def on_epoch(self, *_: object) -> None: ...
-    def on_warning(self, message: str) -> None: ...
-
-
 def make_parser(description: str, limit: int) -> argparse.ArgumentParser:
     """The options that all have; `limit` is the default number of training images."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,12 +38,12 @@ def pretrain(recipe: str, overrides: list[str]) -> tuple[Any, list[dict[str, flo
 
     from ssl_core import recipes
     from ssl_core.data.sources import open_images
-    from ssl_core.loop import Pretraining
+    from ssl_core.loop import Pretraining, Reporter
 
     torch.set_num_threads(1)
     config = recipes.load(recipe, overrides)
     run = Pretraining(config, open_images(config.data), loaders=0)
-    history = run.run(Silent())
+    history = run.run(Reporter())
     used = resource.getrusage(resource.RUSAGE_SELF)
     return run, history, used.ru_utime + used.ru_stime
 

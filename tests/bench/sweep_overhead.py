@@ -21,14 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from paired import Silent
 
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.results import read_trials
 from ssl_core import distributed, recipes
 from ssl_core.config import RunConfig
 from ssl_core.data.sources import open_images
-from ssl_core.loop import Pretraining
+from ssl_core.loop import Pretraining, Reporter
 
 sys.path.append(str(Path(__file__).parents[2]))
 from tests.gloo import Ranks
@@ -37,7 +36,7 @@ OVERRIDES = {"data.limit": 1000, "data.workers": 0, "optim.epochs": 2}
 TRIALS = 5
 
 
-class Keeps(Silent):
+class Keeps(Reporter):
     """Writes checkpoints, as every run does."""
 
     def __init__(self, run: Pretraining, folder: Path):

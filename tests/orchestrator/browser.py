@@ -1,16 +1,13 @@
 """A real browser and a real MLflow page."""
 
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
+from tests.orchestrator.mlflow_server import MlflowServer
 
 QUIET = [
     "--no-sandbox",
@@ -26,26 +23,12 @@ QUIET = [
 @contextmanager
 def mlflow_page(uri: str) -> Iterator[str]:
     """`mlflow server` on a store; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--port", str(port)]
-    server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    address = f"http://127.0.0.1:{port}"
+    server = MlflowServer(uri)
+    server.start()
     try:
-        for _ in range(240):
-            assert server.poll() is None, "the server has ended"
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.25)
-        yield address
+        yield server.address
     finally:
-        server.terminate()
-        server.wait(timeout=20)
+        server.kill()
 
 
 @contextmanager

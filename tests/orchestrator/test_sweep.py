@@ -18,7 +18,7 @@ from orchestrator.plan import make_plan
 from orchestrator.results import Trial, read_trials
 from orchestrator.runs import WorkFailed, new_run
 from orchestrator.sweep import new_sweep, run_sweep
-from orchestrator.sweep_file import Sweep
+from orchestrator.sweep_file import Sweep, sweep_at
 from orchestrator.sweep_report import BEST_FILE, REPORT_FILE
 from ssl_core import recipes
 from tests.orchestrator.browser import chromium, mlflow_page
@@ -58,6 +58,14 @@ def run(file: Path, output: Path) -> tuple[list[Trial], str]:
     sweep = Sweep(file)
     run_sweep(make_plan(sweep), new_sweep(sweep, output), console)
     return read_trials(output), console.export_text()
+
+
+def go_on(output: Path, trials: int) -> list[Trial]:
+    """The sweep in `output` resumed, to have so many settings; all its trials."""
+    file = output / "sweep.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"trials": trials}))
+    run_sweep(make_plan(sweep_at(output, "SWEEP")), output, Console(quiet=True))
+    return read_trials(output)
 
 
 def mlflow_runs(output: Path) -> tuple[object, list]:
@@ -204,13 +212,21 @@ class KillsATrial(Console):
             self.killed = True
 
 
-def test_a_trial_whose_process_dies_ends_alone_with_its_reason(folders: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_trial_whose_process_dies_goes_on_or_ends_alone_with_its_reason(
+    allowed: int, folders: Path, tmp_path: Path
+) -> None:
     space = {"distill.alpha": {"choice": [0.0, 0.2, 0.4, 0.6]}}
-    sweep = Sweep(write_sweep(tmp_path, folders, space=space, overrides={"optim.epochs": 8}))
+    overrides = {"optim.epochs": 8, "scaling.max_failures": allowed}
+    sweep = Sweep(write_sweep(tmp_path, folders, space=space, overrides=overrides))
     console = KillsATrial(file=open(os.devnull, "w"), width=160)  # noqa: SIM115
     run_sweep(make_plan(sweep), new_sweep(sweep, tmp_path / "sweep"), console)
     assert console.killed
     trials = read_trials(tmp_path / "sweep")
+    if allowed:
+        assert [trial.status for trial in trials] == ["FINISHED"] * 4
+        assert all([record["epoch"] for record in trial.records] == list(range(9)) for trial in trials)
+        return
     assert sorted(trial.status for trial in trials) == ["FAILED"] + ["FINISHED"] * 3
     (failed,) = [trial for trial in trials if trial.status == "FAILED"]
     assert "died" in failed.reason
@@ -247,14 +263,16 @@ def test_the_budget_ends_a_sweep(folders: Path, tmp_path: Path) -> None:
         {"searcher": "hyperopt"},
         {"searcher": "bohb", "scheduler": "bohb"},
         {"searcher": "random", "scheduler": "hyperband"},
+        {"searcher": "random", "scheduler": "pbt"},
     ],
     ids=lambda changes: "-".join(str(value) for value in changes.values()),
 )
-def test_searchers_and_schedulers(searcher: dict, folders: Path, tmp_path: Path) -> None:
+def test_searchers_and_schedulers_also_when_a_sweep_goes_on(searcher: dict, folders: Path, tmp_path: Path) -> None:
     space = {"distill.alpha": {"uniform": [0.0, 1.0]}, "optim.lr": {"loguniform": [1e-4, 1e-2]}}
     if "cmaes" not in str(searcher):
+        space["distill.layers"] = {"choice": ["all", {"every": 2}]}
+    if "cmaes" not in str(searcher) and searcher.get("scheduler") != "pbt":
         space |= {
-            "distill.layers": {"choice": ["all", {"every": 2}]},
             "positives.kind": {"choice": ["augment", "adasim"]},
             "positives.tau": {"uniform": [0.1, 0.4], "when": {"positives.kind": "adasim"}},
         }
@@ -262,11 +280,24 @@ def test_searchers_and_schedulers(searcher: dict, folders: Path, tmp_path: Path)
         pytest.importorskip("hpbandster")
     if searcher["searcher"] == "hyperopt":
         pytest.importorskip("hyperopt")
-    file = write_sweep(tmp_path, folders, **{"space": space, "trials": 4, **searcher})
-    trials, _ = run(file, tmp_path / "sweep")
+    file = write_sweep(tmp_path, folders, **{"space": space, "trials": 3, **searcher})
+    before, _ = run(file, tmp_path / "sweep")
+    assert len(before) == 3 * searcher.get("repeats", 1)
+
+    # A new searcher and scheduler are told again what the first trials were and found; nothing of it is trained again.
+    trials = go_on(tmp_path / "sweep", 4)
+    for old, new in zip(before, trials, strict=False):
+        assert (old.settings, old.repeat, old.status, old.records) == (
+            new.settings,
+            new.repeat,
+            new.status,
+            new.records,
+        )
     assert len(trials) == 4 * searcher.get("repeats", 1)
     assert {trial.status for trial in trials} <= {"FINISHED", "STOPPED"}
     assert len({str(trial.settings) for trial in trials}) == 4
+    _, children = mlflow_runs(tmp_path / "sweep")
+    assert len(children) == len(trials)
     for trial in trials:
         assert 0 <= trial.settings["distill.alpha"] <= 1
         assert ("positives.tau" in trial.settings) == (trial.settings.get("positives.kind") == "adasim")

@@ -16,7 +16,7 @@ from ssl_core.data.loading import EpochOrder, read_or_replace, train_loader
 from ssl_core.data.sources import ParquetSource, open_images
 from ssl_core.data.views import normalise, to_channels, to_tensor
 from ssl_core.errors import DataError
-from ssl_core.loop import Pretraining
+from ssl_core.loop import Pretraining, Reporter
 from tests.conftest import make_image, tiny_config
 from tests.ssl_core.test_data_sources import encode
 
@@ -101,14 +101,11 @@ def test_making_views_leaves_torchs_generator_alone(image_folder: Path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-class Listener:
-    """A reporter that remembers."""
+class Listener(Reporter):
+    """Remembers."""
 
     def __init__(self):
         self.records, self.warnings = [], []
-
-    def on_step(self, *_):
-        pass
 
     def on_epoch(self, record, state):
         self.records.append(record)

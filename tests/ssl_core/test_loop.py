@@ -7,13 +7,13 @@ import torch
 
 from ssl_core.config import RunConfig
 from ssl_core.data.sources import open_images
-from ssl_core.errors import InputError, TrainingDiverged
-from ssl_core.loop import Pretraining
+from ssl_core.errors import InputError, Stopped, TrainingDiverged
+from ssl_core.loop import Pretraining, Reporter
 from tests.conftest import tiny_config
 
 
-class Listener:
-    """A reporter that remembers, and can stop the run behind an epoch."""
+class Listener(Reporter):
+    """Remembers, and can stop the run behind an epoch."""
 
     def __init__(self, stop_after: int | None = None):
         self.stop_after = stop_after
@@ -27,9 +27,6 @@ class Listener:
         if self.stop_after == record["epoch"]:
             self.state = copy.deepcopy(state())
             raise InterruptedError
-
-    def on_warning(self, message: str) -> None:
-        pass
 
 
 def prepare(config: RunConfig) -> Pretraining:
@@ -87,6 +84,59 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, distil
     timing = {"images_per_second", "data_wait"}
     for a, b in zip(whole.history, resumed.history, strict=True):
         assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
+
+
+class StopsAt(Reporter):
+    """Wants to stop after so many steps of an epoch, and keeps the state then."""
+
+    def __init__(self, epoch: int, step: int):
+        self.at, self._reached, self.state = (epoch, step), False, None
+
+    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
+        self._reached = (epoch, step) == self.at
+
+    def wants_stop(self) -> bool:
+        return self._reached
+
+    def on_checkpoint(self, state) -> None:
+        self.state = copy.deepcopy(state())
+
+
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize(
+    ("name", "distill", "loaders"), [("mocov3", {}, 0), ("dino", None, 1), ("simsiam", None, 0), ("simclr", {}, 0)]
+)
+def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(name: str, distill: dict | None, loaders: int, step: int):
+    config = tiny_config(
+        name, distill=distill, optim={"epochs": 3, "accumulate": 2, "batch_size": 16}, backbone=with_dropped_paths()
+    )
+    whole = run(config)
+    stopping = StopsAt(2, step)
+    with pytest.raises(Stopped):
+        prepare(config).run(stopping)
+    assert (stopping.state["epoch"], stopping.state["step"]) == (1, step)
+    torch.manual_seed(12345)  # another process has other generators
+    resumed = Pretraining(config, open_images(config.data), loaders=loaders)
+    assert resumed.load_state_dict(stopping.state) == []
+    listener = Listener()
+    resumed.run(listener)
+    assert listener.steps[0] == ((2, 2, 4) if step == 1 else (3, 1, 4))
+    expected, got = whole.method.state_dict(), resumed.method.state_dict()
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    timing = {"images_per_second", "data_wait"}
+    for a, b in zip(whole.history, resumed.history, strict=True):
+        assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
+
+
+def test_checkpoints_come_every_so_many_steps_but_for_the_last():
+    seen = []
+
+    class Counts(Reporter):
+        def on_checkpoint(self, state) -> None:
+            seen.append((state()["epoch"], state()["step"]))
+
+    prepare(tiny_config(data={"limit": 64}, checkpoint={"every_steps": 2})).run(Counts())
+    assert seen == [(0, 2), (1, 2)]
 
 
 def with_dropped_paths() -> dict:
