@@ -1,4 +1,4 @@
-"""The command line: `strata pretrain | sweep | report | recipes | show | neighbors | ui | doctor`.
+"""The command line: `strata pretrain | sweep | submit | report | recipes | show | neighbors | sync | ui | doctor`.
 
 Exit status 0: done; 1: the work failed; 2: the input is wrong. Heavy imports wait until work starts,
 so that `strata --help` answers at once.
@@ -41,6 +41,23 @@ Words = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def _set_address(address: str | None) -> None:
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
+
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="The Ray cluster to run on.  [default: RAY_ADDRESS, else one of its own on this machine]",
+        show_default=False,
+        callback=_set_address,
+        expose_value=False,
+    ),
+]
+
+
 @app.command()
 def pretrain(
     words: Words = None,
@@ -50,6 +67,7 @@ def pretrain(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the run in this folder, from its newest checkpoint.")
     ] = None,
+    address: Address = None,
     debug: Debug = False,
 ) -> None:
     """Train one encoder. Without a recipe: `demo`, on bundled handwritten digits.
@@ -106,6 +124,7 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and say what it would cost, but train nothing.")
     ] = False,
+    address: Address = None,
     debug: Debug = False,
 ) -> None:
     """Find good settings: many runs, each with other settings, the bad ones stopped early.
@@ -244,6 +263,26 @@ def neighbors(
 
 
 @app.command()
+def sync(
+    run: Annotated[Path, typer.Argument(help="A run's or a sweep's folder.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Deliver to MLflow what it missed while it was away: figures, pictures, the end of the run.
+
+    Runs deliver by themselves as soon as MLflow answers again, at the latest when they end or are resumed; this is for
+    those that ended before. Nothing is doubled.
+    """
+    from orchestrator import tracking
+    from orchestrator.runs import WorkFailed
+
+    try:
+        for tracker in tracking.sync(run):
+            console.print(f"{tracker.folder}: MLflow run {tracker.run_id} at {tracker.uri}", soft_wrap=True)
+    except tracking.StoreAway as error:
+        raise WorkFailed(f"{error}; nothing is lost, try again later") from error
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
     uri: Annotated[str | None, typer.Option(help="MLflow store.  [default: the one in use]")] = None,
@@ -267,12 +306,58 @@ def ui(
 
 
 @app.command()
-def doctor(debug: Debug = False) -> None:
-    """Say what this machine can run, and what is missing."""
+def doctor(
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where runs are going to be written.  [default: strata-runs]", show_default=False),
+    ] = None,
+    address: Address = None,
+    client: Annotated[str | None, typer.Option(hidden=True)] = None,
+    debug: Debug = False,
+) -> None:
+    """Say what this machine or cluster can run, and what is missing. Exit status 1 if something is.
+
+    On a cluster: its nodes, GPUs, versions that differ, the token, room on disks and in shared memory, and whether
+    every node sees the folder of runs.
+    """
     from orchestrator.doctor import examine
 
-    if not examine(console):
+    if not examine(console, output, client):
         raise typer.Exit(1)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def submit(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMMAND …", help="What to run there: `pretrain …`, `sweep …`.", show_default=False),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The cluster's dashboard.  [default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265]",
+            show_default=False,
+        ),
+    ] = None,
+    working_dir: Annotated[
+        Path, typer.Option(help="Its files are sent along, and the command runs beside them (own recipes and YAMLs).")
+    ] = Path("."),
+    check: Annotated[bool, typer.Option(help="Look first whether the cluster can run it.")] = True,
+    wait: Annotated[bool, typer.Option(help="Show what it prints until it ends.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Run a strata command on a Ray cluster, as a job that goes on when this terminal is gone.
+
+    `strata submit pretrain sd-mocov3 data.train=/shared/images --output /shared/runs/first` is `ray job submit
+    --working-dir . -- strata pretrain …` with a look at the token, the versions on both sides, the nodes and the MLflow
+    store before. Options of submit itself stand before the command.
+    """
+    from orchestrator.submit import submit as send
+
+    status = send(words or [], address, working_dir, check, wait, console)
+    if status:
+        raise typer.Exit(status)
 
 
 def main() -> None:

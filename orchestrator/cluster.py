@@ -32,7 +32,6 @@ LOOPBACK = {
 INHERITED = {
     # Threads that wait for others should not eat a loader's CPU: GNU OpenMP spins for long by default.
     "GOMP_SPINCOUNT": "1000",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a finished or failed worker is noticed
     "RAY_worker_niceness": "0",  # at Ray's 15 a run stands nearly still beside any other busy process
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # where a worker was lost, the others cannot part in order
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; without it Ray warns

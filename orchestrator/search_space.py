@@ -162,7 +162,7 @@ class SchedulerConfig(Section):
         "asha", description="which trials are stopped early; pbt: which take over another's weights and settings"
     )
     grace: PositiveInt = Field(1, description="epochs that every trial gets")
-    factor: Annotated[float, Field(gt=1)] = Field(3, description="asha, hyperband: one in so many goes on")
+    factor: Annotated[float, Field(gt=1)] = Field(4, description="asha, hyperband: one in so many goes on")
     every: PositiveInt = Field(1, description="pbt: epochs between two rounds of taking over")
     quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(
         0.25, description="pbt: share that takes over, and is taken"

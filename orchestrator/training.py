@@ -23,6 +23,7 @@ LEAN = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a finished or failed worker is noticed
 }
 UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
@@ -141,8 +142,9 @@ class Training:
                 raise explain(self.error, self.run)
             else:
                 self._failures += 1
-                what = str(error).strip().splitlines()[0]
-                self._warn(f"{what}; going on from the newest checkpoint (failure {self._failures} of {allowed})")
+                what = str(error).strip().splitlines()[0][:200]
+                count = f"failure {self._failures} of {allowed}"
+                self._warn(f"a process was lost ({what}); going on from the newest checkpoint ({count})")
             self._start()
 
     def _follow_once(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:

@@ -53,7 +53,10 @@ class Mailbox:
 
 
 class WorkerReporter(Reporter):
-    """Tells the driver (rank 0 only) and Ray Train (every rank), and keeps checkpoints (rank 0)."""
+    """Tells the driver, and keeps checkpoints; rank 0 only.
+
+    Ray Train itself is told nothing: it would let every epoch wait until it has asked all workers.
+    """
 
     def __init__(self, mailbox: Any, store: CheckpointStore, run: Pretraining):
         self.mailbox, self.store, self.run = mailbox, store, run
@@ -88,7 +91,6 @@ class WorkerReporter(Reporter):
         if self.rank == 0:
             self.store.keep(self.run)
             self.tell("epoch", record)
-        ray.train.report(record)
 
     def on_warning(self, message: str) -> None:
         self.tell("warning", message)

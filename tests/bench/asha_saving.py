@@ -46,7 +46,7 @@ def run(folder: Path, arguments: object, scheduler: object) -> list[Trial]:
 def main() -> None:
     arguments = make_parser(__doc__, limit=1000).parse_args()
     results = {}
-    for name, scheduler in {"all": "none", "asha": {"name": "asha", "grace": 1, "factor": 3}}.items():
+    for name, scheduler in {"all": "none", "asha": "asha"}.items():
         with tempfile.TemporaryDirectory() as folder:
             results[name] = run(Path(folder), arguments, scheduler)
         print(f"{name}: {sum(trial.epoch for trial in results[name])} epochs", flush=True)

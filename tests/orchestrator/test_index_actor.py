@@ -81,7 +81,7 @@ def test_a_saved_index_goes_on_with_another_number_of_shards(ray_session, tmp_pa
         actors = start_shards(POSITIVES, ScalingConfig(index_shards=shards), IMAGES, DIM, tmp_path)
         index = ShardedIndex(actors, IMAGES)
         if epochs[0]:
-            index.load(tmp_path, epochs[0], SEED + epochs[0] - 1)
+            index.load(tmp_path, epochs[0], 0, SEED + epochs[0] - 1)
             np.testing.assert_array_equal(index.collect()[0].partners, results[epochs[0] - 1])
         for epoch in epochs:
             for ids, features in steps_of(epoch):
@@ -89,7 +89,45 @@ def test_a_saved_index_goes_on_with_another_number_of_shards(ray_session, tmp_pa
             index.end_epoch(SEED + epoch)
             results[epoch] = index.collect()[0].partners
             np.testing.assert_array_equal(results[epoch], expected(alone, epoch)[0])
-        index.save(tmp_path, epochs[-1])
+        index.save(tmp_path, epochs[-1], 0)
+        for actor in actors:
+            ray.kill(actor)
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_index_saved_within_an_epoch_goes_on_with_another_number_of_shards(epoch, ray_session, tmp_path: Path):
+    alone = NeighborIndex(IMAGES, DIM, **index_options(POSITIVES))
+    for past in range(epoch):
+        expected(alone, past)
+    partners, near, similarities = expected(alone, epoch)
+    done = 0
+    for shards in (2, 3, 1):
+        actors = start_shards(POSITIVES, ScalingConfig(index_shards=shards), IMAGES, DIM, tmp_path)
+        index = ShardedIndex(actors, IMAGES)
+        if not done:
+            for past in range(epoch):
+                for ids, features in steps_of(past):
+                    index.send(ids, torch.from_numpy(features))
+                index.end_epoch(SEED + past)
+                index.collect()
+                index.save(tmp_path, past + 1, 0)
+        else:
+            index.load(tmp_path, epoch, done, SEED + epoch - 1)
+            if epoch:
+                index.collect()
+        steps = list(steps_of(epoch))
+        for ids, features in steps[done : done + 2] if shards > 1 else steps[done:]:
+            index.send(ids, torch.from_numpy(features))
+        if shards > 1:
+            done += 2
+            index.settle()
+            index.save(tmp_path, epoch, done)
+        else:
+            index.end_epoch(SEED + epoch)
+            np.testing.assert_array_equal(index.collect()[0].partners, partners)
+            lists = ray.get(actors[0].lists.remote())
+            np.testing.assert_array_equal(lists[0], near)
+            np.testing.assert_array_equal(lists[1], similarities)
         for actor in actors:
             ray.kill(actor)
 
