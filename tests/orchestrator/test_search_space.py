@@ -138,6 +138,13 @@ def test_the_recipe_itself_can_be_varied(tmp_path: Path) -> None:
     assert {config.optim.epochs for config in configs} == {2}
 
 
+def test_a_yaml_tag_makes_no_object(tmp_path: Path) -> None:
+    text = f"name: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\nspace:\n  distill.alpha: {{choice: [0, 1]}}\n"
+    with pytest.raises(InputError, match=r"\.yaml"):
+        sweep(tmp_path, text)
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_dumped_sweep_is_the_same_from_another_folder(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("extends: demo\nseed: 3\n")
     text = GRID.replace("scheduler: none", "recipe: base.yaml\nscheduler: {name: asha, grace: 2}")

@@ -117,6 +117,21 @@ def test_what_is_no_recipe_is_named(text: str, tmp_path: Path):
     assert str(tmp_path / "run.yaml") in error_of(write(tmp_path / "run.yaml", text))
 
 
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/name:os.system"])
+def test_a_yaml_tag_makes_no_object(tag: str, tmp_path: Path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(f"extends: demo\nname: {tag} [{tmp_path / 'made'}]\n")
+    with pytest.raises(InputError, match=r"bad\.yaml"):
+        recipes.load(str(file))
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "..", "a/b", ".hidden"])
+def test_a_name_cannot_leave_the_folder_of_runs(name: str):
+    with pytest.raises(InputError, match="name"):
+        recipes.load("demo", [f"name={name}"])
+
+
 def test_flatten_gives_dotted_keys():
     config = RunConfig.model_validate({"data": {"train": "x"}, "framework": {"name": "byol"}})
     flat = recipes.flatten(config)
