@@ -81,8 +81,6 @@ def test_a_run_interrupted_twice_ends_bit_equal(ray_session, folders, tmp_path: 
     output = tmp_path / "broken"
     printed = _interrupt(output, [RECIPE, *overrides, "--output", str(output)], signal.SIGINT)
     assert f"strata pretrain --resume {output}" in printed
-    newest = CheckpointStore(output, recipes.load(RECIPE, overrides)).paths()[-1]
-    assert "_step_" in newest.name, "a stop keeps what was done of an epoch"
     _interrupt(output, ["--resume", str(output)], signal.SIGKILL)
 
     summary = pretrain(resumed_run(output, []), quiet, started=0.0)

@@ -258,7 +258,10 @@ def test_epochs_are_estimated(tmp_path: Path) -> None:
     words = ["trials=9", "optim.epochs=9"]
     assert epochs_of(make_plan(sweep(tmp_path, ALPHA, *words, "scheduler=none"))) == (81, 81)
     # Nine for one epoch, three of them for three, one for all nine.
-    assert epochs_of(make_plan(sweep(tmp_path, ALPHA, *words, "scheduler=asha"))) == (9 + 3 * 2 + 6, 81)
+    assert epochs_of(make_plan(sweep(tmp_path, ALPHA, *words, "scheduler={name: asha, factor: 3}"))) == (
+        9 + 3 * 2 + 6,
+        81,
+    )
     assert epochs_of(make_plan(sweep(tmp_path, ALPHA, *words, "budget.epochs=15"))) == (15, 15)
 
 

@@ -201,14 +201,15 @@ def test_a_trial_that_collapses_is_ended(folders: Path, tmp_path: Path) -> None:
 
 
 class KillsATrial(Console):
-    """A console that kills a trial's process when the first trial has ended."""
+    """A console that kills a trial's process when another trial has ended."""
 
     killed = False
 
     def print(self, *objects, **options):
         super().print(*objects, **options)
-        if not self.killed and any(str(item).startswith("[1/") for item in objects):
-            os.kill(ray_processes("ResourceTrainable")[-1], signal.SIGKILL)
+        running = ray_processes("ResourceTrainable") if any(" FINISHED" in str(item) for item in objects) else []
+        if not self.killed and running:
+            os.kill(running[-1], signal.SIGKILL)
             self.killed = True
 
 
