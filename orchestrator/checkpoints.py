@@ -1,9 +1,9 @@
 """A run's checkpoints: whole or not there, with checksums; the newest few and the best are kept.
 
-checkpoints/epoch_0012.pt                  after twelve epochs
-checkpoints/epoch_0012_step_000345.pt      345 steps later
-checkpoints/epoch_0012.sha256              written last: checksums of it and of all files in neighbors/ that belong
-                                           to it, as `sha256sum --check` reads them
+checkpoints/epoch_0012.pt              after twelve epochs
+checkpoints/epoch_0012_step_000345.pt  345 steps later
+checkpoints/epoch_0012.sha256          written last: checksums of it and of all files in neighbors/ that belong
+                                       to it, as `sha256sum --check` reads them
 """
 
 import json
@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from ssl_core import distributed
 from ssl_core.config import RunConfig
 from ssl_core.errors import InputError
-from ssl_core.files import sha256, write_atomically
+from ssl_core.files import remove, sha256, write_atomically
 from ssl_core.loop import Pretraining
 from ssl_core.neighbors.files import drop_later, needed_files
 
@@ -63,7 +64,7 @@ class CheckpointStore:
         path = self.path(state["epoch"], state["step"])
         write_atomically(path, lambda file: torch.save(state, file))
         sums = {path: sha256(path)} | {file: self._sum_of(file) for file in self._neighbors_of(path)}
-        lines = "".join(f"{digest}  {os.path.relpath(file, self.folder)}\n" for file, digest in sums.items())
+        lines = "".join(f"{digest}  {os.path.relpath(str(file), str(self.folder))}\n" for file, digest in sums.items())
         write_atomically(path.with_suffix(".sha256"), lambda file: file.write(lines.encode()))
         newest = self.paths()[-self.config.keep :]
         for old in set(self.paths()) - {*newest, self.path(self.best_epoch(state["history"]))}:
@@ -71,10 +72,23 @@ class CheckpointStore:
         # A run goes on from the newest ones, not from the best.
         needed = {file for path in newest for file in self._neighbors_of(path)}
         for file in [file for file in self.neighbors.rglob("*.*") if file.is_file() and file not in needed]:
-            file.unlink()
-            if not any(file.parent.iterdir()):
-                file.parent.rmdir()
+            remove(file)
         return path
+
+    def restore(self, run: Pretraining, warn: Callable[[str], None]) -> None:
+        """Let `run` go on from the newest checkpoint, if there is one; all ranks do it together.
+
+        Args:
+            warn: is told on rank 0 of damaged checkpoints, and of what is not exact.
+        """
+        latest = self.latest(warn) if distributed.rank() == 0 else None
+        latest = distributed.gather_objects(latest)[0]
+        if latest is None:
+            return
+        remarks = run.load_state_dict(self.load(latest))
+        run.positives.load(self.neighbors, run.epoch, run.step)
+        for remark in remarks if distributed.rank() == 0 else ():
+            warn(remark)
 
     def latest(self, on_broken: Callable[[str], None]) -> Path | None:
         """The newest checkpoint that is as it was written; `on_broken` is told of those that are not.
@@ -99,7 +113,8 @@ class CheckpointStore:
             InputError: it holds something else than tensors and plain values; nothing of it was executed.
         """
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise InputError(f"{path}: refused, for it holds more than tensors and plain values: {error}") from error
 
@@ -121,7 +136,7 @@ class CheckpointStore:
         """What is wrong with a checkpoint's files."""
         for line in path.with_suffix(".sha256").read_text().splitlines():
             digest, _, name = line.partition("  ")
-            file = Path(os.path.normpath(self.folder / name))
+            file = (self.folder / name).resolve()
             if not file.exists():
                 return f"{file} is missing"
             if sha256(file) != digest:

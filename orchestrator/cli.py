@@ -41,6 +41,15 @@ Words = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def _place(text: str) -> Path:
+    from ssl_core.files import as_path
+
+    return as_path(text)
+
+
+PLACE = {"parser": _place, "metavar": "FOLDER|URI", "show_default": False}
+
+
 def _set_address(address: str | None) -> None:
     if address is not None:
         os.environ["RAY_ADDRESS"] = address
@@ -62,10 +71,11 @@ Address = Annotated[
 def pretrain(
     words: Words = None,
     output: Annotated[
-        Path | None, typer.Option(help="The run's folder.  [default: strata-runs/NAME-TIME]", show_default=False)
+        Path | None,
+        typer.Option(help="The run's folder, or its place in a store.  [default: strata-runs/NAME-TIME]", **PLACE),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder, from its newest checkpoint.")
+        Path | None, typer.Option(help="Go on with the run in this folder, from its newest checkpoint.", **PLACE)
     ] = None,
     address: Address = None,
     debug: Debug = False,
@@ -118,9 +128,10 @@ def sweep(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="The sweep's folder.  [default: strata-runs/NAME-TIME]", show_default=False)
+        Path | None,
+        typer.Option(help="The sweep's folder, or its place in a store.  [default: strata-runs/NAME-TIME]", **PLACE),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the sweep in this folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the sweep in this folder.", **PLACE)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and say what it would cost, but train nothing.")
     ] = False,
@@ -180,7 +191,7 @@ def report(
     from orchestrator.sweep_report import read_report, show_report
     from orchestrator.tracking import folder_of
 
-    folder = Path(sweep) if Path(sweep).exists() else folder_of(sweep)
+    folder = place if (place := _place(sweep)).exists() else folder_of(sweep)
     found = read_report(folder)
     found.write(folder)
     show_report(found, folder, console)
@@ -233,7 +244,7 @@ def show(
 
 @app.command()
 def neighbors(
-    run: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="A run's folder.", **PLACE)],
     image: Annotated[
         list[str] | None,
         typer.Option(help="A training image by number, or by the end of its file's name; may be repeated."),
@@ -264,7 +275,7 @@ def neighbors(
 
 @app.command()
 def sync(
-    run: Annotated[Path, typer.Argument(help="A run's or a sweep's folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="A run's or a sweep's folder.", **PLACE)],
     debug: Debug = False,
 ) -> None:
     """Deliver to MLflow what it missed while it was away: figures, pictures, the end of the run.
@@ -309,7 +320,7 @@ def ui(
 def doctor(
     output: Annotated[
         Path | None,
-        typer.Option(help="Where runs are going to be written.  [default: strata-runs]", show_default=False),
+        typer.Option(help="Where runs are going to be written.  [default: strata-runs]", **PLACE),
     ] = None,
     address: Address = None,
     client: Annotated[str | None, typer.Option(hidden=True)] = None,

@@ -5,14 +5,16 @@ import os
 import secrets
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ssl_core.config import ScalingConfig
 from ssl_core.errors import InputError
+from ssl_core.files import as_path, is_local
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class WorkerShare:
 
 TOKEN_FILE = Path.home() / ".ray" / "auth_token"
 TOKEN_HINT = f"set RAY_AUTH_TOKEN, or put it into {TOKEN_FILE}"
+NODE_GROUP = "ray.io/node-group"  # a node's label, where an autoscaler started it
+UNLIMITED = 1000  # nodes, where an autoscaler's configuration names no number
 LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # then Ray's node has the loopback's address, and listens there alone
     **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),
@@ -80,6 +84,16 @@ def connected() -> Iterator[None]:
             ray.shutdown()
 
 
+def end_at_once() -> NoReturn:
+    """End this process, and the Ray that it has started, without another word to anybody."""
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is not None:
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    os._exit(130)
+
+
 def _start() -> None:
     """A Ray of our own: on the loopback, for whoever has its token, which nobody is told."""
     import ray
@@ -118,7 +132,7 @@ def embedded() -> bool:
 
 
 def nodes() -> list[dict[str, float]]:
-    """The resources of every node: of the cluster, or of this machine, where Ray is not started for it."""
+    """The resources of every node that the cluster has or can start, or of this machine, where there is no cluster."""
     import ray
 
     if not ray.is_initialized() and embedded():
@@ -127,7 +141,50 @@ def nodes() -> list[dict[str, float]]:
 
         return [{"CPU": get_num_cpus(), "GPU": torch.cuda.device_count()}]
     with connected():
-        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return [*(node["Resources"] for node in alive_nodes()), *_startable_nodes()]
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """The nodes of the connected cluster, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _startable_nodes() -> list[dict[str, float]]:
+    """The resources of the nodes that the connected cluster's autoscaler can add."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    there = Counter(node["Labels"].get(NODE_GROUP) for node in alive_nodes())
+    found: list[dict[str, float]] = []
+    for group in config.node_group_configs if config else ():
+        most = UNLIMITED if group.max_count < 0 else group.max_count
+        found += [dict(group.resources)] * (most - there[group.name])
+    return found
+
+
+def ask_for(share: WorkerShare, workers: int) -> None:
+    """Let the connected cluster's autoscaler, if it has one, keep room for so many workers; 0: as it likes."""
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    request_resources(bundles=[bundle] * workers)
+
+
+def leaving_nodes() -> set[str]:
+    """Ids of the connected cluster's nodes that were told to go: a spot machine's notice, an idle node."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def own_address() -> str:
+    """What the other nodes of the connected cluster call this one; the loopback's, where all are on one machine."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    return next(node["NodeManagerAddress"] for node in alive_nodes() if node["NodeID"] == own)
 
 
 def capacity(share: WorkerShare, nodes: list[dict[str, float]]) -> int:
@@ -143,7 +200,8 @@ def room_beside(share: WorkerShare) -> int:
     """How many more workers with such a share the connected cluster holds, beside all that runs there now."""
     from ray._private.state import available_resources_per_node
 
-    return capacity(share, list(available_resources_per_node().values()))
+    leaving = leaving_nodes()
+    return capacity(share, [room for node, room in available_resources_per_node().items() if node not in leaving])
 
 
 def worker_share(scaling: ScalingConfig, indexed: bool = False) -> WorkerShare:
@@ -193,13 +251,22 @@ def check_fit(scaling: ScalingConfig, share: WorkerShare, indexed: bool, nodes: 
         )
 
 
+def ray_storage(folder: Path) -> dict[str, Any]:
+    """How Ray Train and Tune are told of a folder."""
+    if is_local(folder):
+        return {"storage_path": str(folder)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return {"storage_path": folder.path, "storage_filesystem": PyFileSystem(FSSpecHandler(folder.fs))}
+
+
 def on_each_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """What `function(*arguments)` returns on every node of the connected cluster, by the node's address."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(function)
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    alive = alive_nodes()
     there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
     found = ray.get([task.options(scheduling_strategy=node).remote(*arguments) for node in there])
     names = [f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})" for node in alive]
@@ -212,14 +279,12 @@ def check_seen(output: Path, paths: Sequence[str]) -> None:
     Raises:
         InputError: which nodes do not.
     """
-    import ray
-
-    if len([node for node in ray.nodes() if node["Alive"]]) == 1:
+    if len(alive_nodes()) == 1:
         return
     output.mkdir(parents=True, exist_ok=True)
     marker = output / f".seen-{secrets.token_hex(4)}"
     marker.touch()
-    here = [Path(path) for path in paths if Path(path).exists()]
+    here = [path for path in map(as_path, paths) if path.exists()]
     try:
         for node, missing in on_each_node(_unseen, [marker, *here]).items():
             if marker in missing:
@@ -234,4 +299,6 @@ def check_seen(output: Path, paths: Sequence[str]) -> None:
 
 
 def _unseen(paths: list[Path]) -> list[Path]:
-    return [path for path in paths if not path.exists() or (path is paths[0] and not os.access(path.parent, os.W_OK))]
+    marker = paths[0]
+    unwritable = is_local(marker) and not os.access(marker.parent, os.W_OK)
+    return [path for path in paths if not path.exists() or (path is marker and unwritable)]

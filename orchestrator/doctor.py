@@ -1,5 +1,6 @@
 """What this machine or a cluster can run, and what is missing."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -14,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator import cluster
-from orchestrator.runs import RUNS, versions
+from orchestrator.runs import RUNS, check_writable, versions
 from orchestrator.tracking import sqlite_file, store_uri
+from ssl_core.files import is_local
 
 NEEDED_DISK, NEEDED_SHM = 5 << 30, 1 << 30
 MUST_AGREE = ("python", "ray", "torch", "strata-ssl")  # on all nodes: they exchange pickled messages and weights
@@ -67,10 +69,10 @@ def _machine(output: Path) -> Iterator[Finding]:
     yield Finding(
         "CPUs", f"{len(os.sched_getaffinity(0))}" if hasattr(os, "sched_getaffinity") else str(os.cpu_count())
     )
-    existing = _existing(output)
-    writable = os.access(existing, os.W_OK)
-    yield Finding("output", str(output), "" if writable else f"{existing} is not writable; give --output")
-    yield _space("disk", existing, NEEDED_DISK, "checkpoints need room: free some, or give --output elsewhere")
+    yield _attempt("output", lambda: _writable(output), "give --output a folder or URI that can be written to")
+    if is_local(output):
+        todo = "checkpoints need room: free some, or give --output elsewhere"
+        yield _space("disk", _existing(output), NEEDED_DISK, todo)
     if Path("/dev/shm").exists():
         yield _space("shared memory", Path("/dev/shm"), NEEDED_SHM, "Ray's object store lives there: enlarge it")
 
@@ -79,13 +81,13 @@ def _cluster(output: Path) -> Iterator[Finding]:
     import ray
 
     address = os.environ["RAY_ADDRESS"]
-    try:
-        connection = cluster.connected()
-        connection.__enter__()
-    except Exception as error:
-        yield Finding("Ray cluster", str(error), f"start one, or unset RAY_ADDRESS ({address}) to run on this machine")
-        return
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(cluster.connected())
+        except Exception as error:
+            todo = f"start one, or unset RAY_ADDRESS ({address}) to run on this machine"
+            yield Finding("Ray cluster", str(error), todo)
+            return
         total = ray.cluster_resources()
         seen = cluster.on_each_node(_look, output)
         yield Finding(
@@ -101,16 +103,15 @@ def _cluster(output: Path) -> Iterator[Finding]:
         )
         for node, found in seen.items():
             yield Finding(f"node {node}", f"{found['devices']}; {found['search']}")
-            yield _room("  disk", found["disk"], NEEDED_DISK, f"free some at {output}")
+            if is_local(output):
+                yield _room("  disk", found["disk"], NEEDED_DISK, f"free some at {output}")
             yield _room("  shared memory", found["shm"], NEEDED_SHM, "Ray's object store lives there: enlarge it")
         yield _agreement("versions on the nodes", {node: found["versions"] for node, found in seen.items()})
         yield _attempt(
             "output",
             lambda: _shared(output),
-            "give --output a folder that all nodes share (NFS, EFS, Filestore, …)",
+            "give --output a folder that all nodes share (NFS, EFS, Filestore, …), or an object store's URI",
         )
-    finally:
-        connection.__exit__(None, None, None)
 
 
 def _look(output: Path) -> dict[str, Any]:
@@ -120,9 +121,14 @@ def _look(output: Path) -> dict[str, Any]:
         "versions": versions(),
         "devices": _devices(),
         "search": _search(),
-        "disk": shutil.disk_usage(_existing(output)).free,
+        "disk": shutil.disk_usage(_existing(output)).free if is_local(output) else None,
         "shm": shutil.disk_usage(shm).free if shm.exists() else NEEDED_SHM,
     }
+
+
+def _writable(output: Path) -> str:
+    check_writable(output)
+    return str(output)
 
 
 def _shared(output: Path) -> str:
@@ -178,9 +184,7 @@ def _search() -> str:
 def _store() -> str:
     uri = store_uri()
     if (file := sqlite_file(uri)) is not None:
-        existing = _existing(file)
-        if not os.access(existing, os.W_OK):
-            raise PermissionError(f"{existing} is not writable")
+        check_writable(file.parent)
         return f"{uri} ({'exists' if file.exists() else 'made by the first run'})"
     from mlflow import MlflowClient
 

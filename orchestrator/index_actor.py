@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ssl_core import distributed
 from ssl_core.config import PositivesConfig, ScalingConfig
+from ssl_core.files import as_path
 from ssl_core.neighbors.files import drop_other_parts, write_epoch
 from ssl_core.neighbors.index import NeighborIndex
 from ssl_core.neighbors.positives import Found, Signals, find_partners, index_options, signals
@@ -51,7 +52,7 @@ class IndexShard:
             os.nice(NICENESS)
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
         self.config = PositivesConfig.model_validate(positives)
-        self.world, self.folder = world, Path(folder)
+        self.world, self.folder = world, as_path(folder)
         options = index_options(self.config)
         device = "cuda" if gpu else "cpu"
         self.index = NeighborIndex(num_images, dim, rows=range(*rows), device=device, **options)

@@ -12,15 +12,13 @@ from rich.console import Console
 
 from orchestrator.display import RunDisplay, duration, layer_table, warn
 from orchestrator.runs import History, Run, git_revision, versions
-from orchestrator.tracking import Courier, StoreAway, Tracker, track_run
+from orchestrator.tracking import Courier, Tracker, track_run
 from orchestrator.training import Training, check_method
 from ssl_core.errors import InputError
 from ssl_core.files import write_atomically
 
 if TYPE_CHECKING:
     from ssl_core.data.sources import Images
-
-STOP_PATIENCE = 3.0  # seconds that MLflow gets when a run is stopped
 
 
 def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
@@ -69,19 +67,10 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
 
 
 def _open_tracker(run: Run, courier: Courier) -> Tracker:
-    """Make the run's folder, and its run in MLflow.
-
-    Raises:
-        InputError: the store of a new run cannot be used. One that goes on can wait for it.
-    """
+    """Make the run's folder, and its run in MLflow."""
     run.write_config()
     tracker = track_run(run, courier=courier)
-    if tracker.run_id is None:
-        try:
-            tracker.deliver()
-        except StoreAway as error:
-            raise InputError(f"tracking.uri: {error}") from error
-    tracker.begin()
+    tracker.open()
     tracker.log_files([(run.config_file, None)])
     return tracker
 
@@ -170,8 +159,7 @@ class _Recorder:
             files.append((self.run.model_file, None))
         self.tracker.log_files(files)
         self.tracker.finish(status)
-        if not self.courier.close(STOP_PATIENCE if status == "KILLED" else None):
-            self.warn(f"MLflow misses some of this run; deliver it with: strata sync {self.run.output}")
+        self.courier.close(self.run.output, stopped=status == "KILLED")
         return summary
 
     def _summary(self, status: str) -> dict[str, Any]:
@@ -216,10 +204,18 @@ def show_summary(summary: dict[str, Any], output: Path, console: Console) -> Non
 
 
 class interruptible:
-    """SIGTERM stops a run as Ctrl-C does."""
+    """SIGTERM stops a run as Ctrl-C does; the second of either ends this process where it stands."""
 
     def __enter__(self) -> None:
+        from orchestrator import cluster
+
+        stopped = False
+
         def stop(*_: object) -> None:
+            nonlocal stopped
+            if stopped:
+                cluster.end_at_once()
+            stopped = True
             raise KeyboardInterrupt
 
         self._main = threading.current_thread() is threading.main_thread()

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from orchestrator.display import layers_of
 from ssl_core.data.sources import BROKEN, Source
 from ssl_core.data.views import to_channels
+from ssl_core.files import write_atomically
 
 Record = Mapping[str, float]
 PICTURE_COLUMNS, TILE = 10, 128  # of a picture of neighbours: how many; pixels of each
@@ -40,7 +41,7 @@ def draw_plots(history: Sequence[Record], folder: Path) -> list[Path]:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda file: figure.savefig(file, dpi=120, format="png"))
     plt.close(figure)
     return path
 

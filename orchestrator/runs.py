@@ -1,6 +1,7 @@
 """A run: its configuration and its folder; what is written there, and what is known of the software that ran it."""
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from ssl_core import recipes
 from ssl_core.config import RunConfig
 from ssl_core.errors import InputError
-from ssl_core.files import write_atomically
+from ssl_core.files import append, as_path, is_local, write_atomically
 
 RUNS = Path("strata-runs")
 PACKAGES = ("strata-ssl", "torch", "torchvision", "timm", "ray", "mlflow", "pyarrow", "numpy", "pillow")
@@ -63,8 +64,7 @@ class History:
 
     def add(self, record: dict[str, float]) -> None:
         self.records.append(record)
-        with open(self.file, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        append(self.file, json.dumps(record))
 
     @staticmethod
     def read(output: Path) -> list[dict[str, float]]:
@@ -75,13 +75,41 @@ class History:
 
 
 def new_run(config: RunConfig, output: Path | None) -> Run:
-    """A run in a folder of its own: `output`, or strata-runs/NAME-TIME."""
-    if output is None:
-        output = RUNS / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    output = output.absolute()
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"--output: {output} is not empty; choose another, or go on with --resume {output}")
-    return Run(absolute_paths(config), output)
+    """A run in a folder of its own."""
+    return Run(absolute_paths(config), new_folder(output, config.name))
+
+
+def new_folder(output: Path | None, name: str) -> Path:
+    """A folder that is not there yet, or is empty: `output`, or strata-runs/NAME-TIME.
+
+    Raises:
+        InputError: it is in use, or cannot be written to.
+    """
+    folder = (output or RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
+    try:
+        used = folder.exists() and any(folder.iterdir())
+        check_writable(folder)
+    except Exception as error:  # each kind of store has its own
+        raise InputError(f"--output: {folder} cannot be used: {type(error).__name__}: {error}") from error
+    if used:
+        raise InputError(f"--output: {folder} is not empty; choose another, or go on with --resume {folder}")
+    return folder
+
+
+def check_writable(folder: Path) -> None:
+    """See that files can be written to a folder, or one that can be made; in an object store this is tried.
+
+    Raises:
+        PermissionError, or what else the store answers.
+    """
+    if is_local(folder):
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+        if not os.access(existing, os.W_OK) or not existing.is_dir():
+            raise PermissionError(f"{existing} is no folder that can be written to")
+    else:
+        marker = folder / ".strata"
+        marker.touch()
+        marker.unlink()
 
 
 def resumed_run(output: Path, overrides: list[str]) -> Run:
@@ -120,7 +148,7 @@ def absolute_paths(config: RunConfig) -> RunConfig:
     """Workers and later readers of `config.yaml` may run elsewhere: `data` paths become absolute."""
 
     def absolute(path: str) -> str:
-        return path if path.startswith("bundled:") else str(Path(path).expanduser().absolute())
+        return path if path.startswith("bundled:") else str(as_path(path).absolute())
 
     def each(paths: str | list[str] | None) -> str | list[str] | None:
         if paths is None:

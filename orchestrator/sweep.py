@@ -4,13 +4,11 @@ Each trial's figures lie in its own folder first; the table, MLflow and the repo
 """
 
 import logging
-import shutil
 import signal
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,17 @@ from orchestrator.display import warn
 from orchestrator.plan import Plan, share_of
 from orchestrator.report import draw_plots
 from orchestrator.results import MLFLOW_STATUS, Trial, read_trials, seconds_of, title, write_seconds
-from orchestrator.runs import RUNS, History, WorkFailed
+from orchestrator.runs import History, WorkFailed, new_folder
 from orchestrator.search_space import label
 from orchestrator.sweep_display import SweepDisplay
 from orchestrator.sweep_file import SWEEP_FILE, Sweep
 from orchestrator.sweep_report import Report, show_report
-from orchestrator.tracking import Courier, StoreAway, Tracker, software_tags, track_run
+from orchestrator.tracking import Courier, Tracker, software_tags, track_run
 from orchestrator.trial import FAILURE, OUT_OF_MEMORY, TUNE, Job, make_trainable, repeat_of
 from orchestrator.tuning import make_tuner
-from ssl_core.errors import InputError
 from ssl_core.evaluation import collapse
-from ssl_core.files import write_atomically
+from ssl_core.files import remove_tree, write_atomically
 
-STOP_PATIENCE = 3.0  # seconds that MLflow gets when a sweep is stopped
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # figures are in metrics.jsonl
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -48,11 +44,7 @@ ENVIRONMENT = {
 
 def new_sweep(sweep: Sweep, output: Path | None) -> Path:
     """A folder of the sweep's own: `output`, or strata-runs/NAME-TIME."""
-    folder = output or RUNS / f"{sweep.config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = folder.absolute()
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"--output: {folder} is not empty; choose another, or go on with --resume {folder}")
-    return folder
+    return new_folder(output, sweep.config.name)
 
 
 def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
@@ -70,7 +62,7 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
     with cluster.environment(ENVIRONMENT), cluster.connected():
         cluster.check_seen(folder, plan.config.data.paths)
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder / TUNE, ignore_errors=True)
+        remove_tree(folder / TUNE)
         if not (folder / SWEEP_FILE).exists():
             write_atomically(folder / SWEEP_FILE, lambda file: file.write(plan.sweep.dump().encode()))
         job = Job(Sweep(folder / SWEEP_FILE), folder, share)
@@ -82,7 +74,7 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
             tuner.fit()
         if watcher.interrupted:
             raise KeyboardInterrupt
-    shutil.rmtree(folder / TUNE)
+    remove_tree(folder / TUNE)
     report = watcher.report()
     show_report(report, folder, console)
     if report.best is None:
@@ -139,7 +131,7 @@ class _Watcher:
         if kind is not None or self.interrupted:
             self._submit(self.parent.finish, "FAILED" if kind and issubclass(kind, Exception) else "KILLED")
             self._background.shutdown(wait=True)
-            self._close_courier(STOP_PATIENCE)
+            self._courier.close(self.folder, stopped=True)
         _Watcher.active = None
 
     def on_start(self, tune_trial: Any) -> None:
@@ -251,12 +243,8 @@ class _Watcher:
         files = self._background.submit(report.write, self.folder).result()  # matplotlib takes one thread only
         self._background.shutdown(wait=True)
         self._log_report(report, files)
-        self._close_courier(None)
+        self._courier.close(self.folder)
         return report
-
-    def _close_courier(self, patience: float | None) -> None:
-        if not self._courier.close(patience):
-            warn(self.console, f"MLflow misses some of this sweep; deliver it with: strata sync {self.folder}")
 
     def _log_report(self, report: Report, files: list[Path]) -> None:
         self.parent.log_files((file, "report" if file.suffix == ".png" else None) for file in files)
@@ -279,7 +267,7 @@ class _Watcher:
         for trial in self.trials:
             if trial.ended and trial.id not in best:
                 for name in ("checkpoints", "neighbors"):
-                    shutil.rmtree(self.job.folder_of(trial) / name, ignore_errors=True)
+                    remove_tree(self.job.folder_of(trial) / name)
                 (self.job.folder_of(trial) / "model.safetensors").unlink(missing_ok=True)
 
     def _open_parent(self) -> Tracker:
@@ -296,12 +284,7 @@ class _Watcher:
         }
         tags = {"kind": "sweep", "folder": str(self.folder), **software_tags()}
         tracker = Tracker(self.plan.config.tracking, self.folder, c.name, params, tags, courier=self._courier)
-        if tracker.run_id is None:
-            try:
-                tracker.deliver()
-            except StoreAway as error:
-                raise InputError(f"tracking.uri: {error}") from error
-        tracker.begin()
+        tracker.open()
         tracker.log_files([(self.folder / SWEEP_FILE, None)])
         return tracker
 

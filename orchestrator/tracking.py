@@ -20,7 +20,7 @@ from orchestrator.runs import RUNS, Run, git_revision, versions
 from ssl_core import recipes
 from ssl_core.config import TrackingConfig
 from ssl_core.errors import InputError
-from ssl_core.files import write_atomically
+from ssl_core.files import append, as_path, local_copy, write_atomically
 
 RUN_FILE = "mlflow.json"  # in a run's folder: which MLflow run is its own, and what it has got
 OUTBOX = "outbox.jsonl"  # in a run's folder: what its MLflow run is to hold
@@ -28,6 +28,7 @@ KEY = "strata.key"  # a tag that no two runs share
 MOST_METRICS, MOST_PARAMS = 1000, 100  # that MLflow takes at once
 PARAM_LENGTH = 500
 RETRY = 5.0  # seconds until a store that was away is asked again
+STOP_PATIENCE = 3.0  # seconds that it gets when a run or sweep is stopped
 
 # A server that is away must not hold anything up for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -83,13 +84,12 @@ class Tracker:
             values = {key: str(value)[:PARAM_LENGTH] for key, value in params.items()}
             about = {"name": name, "experiment": config.experiment, "params": values}
             about["tags"] = {**tags, **config.tags, KEY: uuid.uuid4().hex}
-            self._box.add("run", about | ({"parent": os.path.relpath(parent, folder)} if parent else {}))
+            self._box.add("run", about | ({"parent": os.path.relpath(str(parent), str(folder))} if parent else {}))
 
     @property
     def run_id(self) -> str | None:
         """Of the MLflow run, once there is one."""
-        known = known_run(self.folder)
-        return known.get("run_id") if known.get("uri") == self.uri else None
+        return self._known().get("run_id")
 
     @property
     def ended(self) -> bool:
@@ -100,8 +100,20 @@ class Tracker:
     @property
     def delivered(self) -> bool:
         """Whether MLflow has all that was logged."""
-        known = known_run(self.folder)
-        return known.get("uri") == self.uri and known["delivered"] == len(self._box.entries)
+        return self._known()["delivered"] == len(self._box.entries)
+
+    def open(self) -> None:
+        """Begin the run, or go on with it.
+
+        Raises:
+            InputError: the store of a new run cannot be used. One that goes on can wait for it.
+        """
+        if self.run_id is None:
+            try:
+                self.deliver()
+            except StoreAway as error:
+                raise InputError(f"tracking.uri: {error}") from error
+        self.begin()
 
     def begin(self) -> None:
         """The run is under way, again if it had ended."""
@@ -119,7 +131,7 @@ class Tracker:
     def log_files(self, files: Iterable[tuple[Path, str | None]]) -> None:
         """Files of the run's folder, each with the artifact folder that it belongs in."""
         for file, where in files:
-            self._box.add("file", [os.path.relpath(file, self.folder), where])
+            self._box.add("file", [str(file.relative_to(self.folder)), where])
         self._wake()
 
     def summarise(self, figures: Mapping[str, float]) -> None:
@@ -151,9 +163,7 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         quiet()
-        known = known_run(self.folder)
-        if known.get("uri") != self.uri:
-            known = {"uri": self.uri, "delivered": 0}
+        known = self._known()
         if (file := sqlite_file(self.uri)) is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -168,13 +178,18 @@ class Tracker:
         except (MlflowException, OSError) as error:
             raise StoreAway(f"MLflow at {self.uri} does not answer: {str(error)[:200]}") from error
 
+    def _known(self) -> dict[str, Any]:
+        """What the store in use has got; a run of another store, or of none, is new to it."""
+        known = known_run(self.folder)
+        return known if known.get("uri") == self.uri and "delivered" in known else {"uri": self.uri, "delivered": 0}
+
     def _create(self, client: Any, entry: dict[str, Any]) -> str:
         from mlflow.entities import Param
 
         about = entry["content"]
         tags = dict(about["tags"])
         if "parent" in about:
-            parent = known_run(self.folder / about["parent"])
+            parent = known_run((self.folder / about["parent"]).resolve())
             if parent.get("uri") != self.uri:
                 raise StoreAway(f"MLflow at {self.uri} does not have the sweep yet")
             tags["mlflow.parentRunId"] = parent["run_id"]
@@ -209,7 +224,8 @@ class Tracker:
         elif kind == "file":
             file, where = self.folder / content[0], content[1]
             if file.exists():
-                client.log_artifact(run_id, str(file), where)
+                with local_copy(file) as local:
+                    client.log_artifact(run_id, str(local), where)
         elif kind == "tag":
             client.set_tag(run_id, *content)
         elif content == "RUNNING":
@@ -234,13 +250,18 @@ class Courier:
             self._waiting[tracker] = None
             self._news.notify()
 
-    def close(self, patience: float | None = None) -> bool:
-        """Deliver the rest, as long as the store answers, and for `patience` seconds at most; whether all was."""
+    def close(self, folder: Path, stopped: bool = False) -> None:
+        """Deliver the rest, as long as the store answers; of what was stopped, what it takes in a moment.
+
+        Args:
+            folder: of the run or sweep, from which `strata sync` can deliver what MLflow then misses.
+        """
         with self._news:
             self._closing = True
             self._news.notify()
-        self._thread.join(patience)
-        return not self._waiting and not self._thread.is_alive()
+        self._thread.join(STOP_PATIENCE if stopped else None)
+        if self._waiting or self._thread.is_alive():
+            self._warn(f"MLflow misses some of {folder.name}; deliver it with: strata sync {folder}")
 
     def _work(self) -> None:
         while True:
@@ -280,8 +301,7 @@ class Outbox:
 
     def add(self, kind: str, content: Any, **more: Any) -> None:
         entry = {"kind": kind, "time": int(1000 * time.time()), **more, "content": content}
-        with open(self._file, "a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append(self._file, json.dumps(entry))
         self.entries.append(entry)
 
 
@@ -343,6 +363,6 @@ def folder_of(run_id: str) -> Path:
     except MlflowException as error:
         raise InputError(f"{run_id}: no folder, and no run in the MLflow store {uri}") from error
     folder = run.data.tags.get("folder")
-    if folder is None or not Path(folder).is_dir():
+    if folder is None or not as_path(folder).is_dir():
         raise InputError(f"{run_id}: this MLflow run's folder ({folder}) is not on this machine, or it is no sweep")
-    return Path(folder)
+    return as_path(folder)

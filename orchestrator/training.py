@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.runs import Run, WorkFailed
 from ssl_core.config import RunConfig
 from ssl_core.errors import DataError, InputError, TrainingDiverged
+from ssl_core.files import remove_tree
 
 if TYPE_CHECKING:
     from orchestrator.cluster import WorkerShare
     from ssl_core.data.sources import Images
 
+RAY_TRAIN = "ray-train"  # in a run's folder, while it runs: Ray Train's own, of which nothing is needed
 POLL = 0.2  # seconds between looks into the mailbox
 STOP_TIMEOUT = 8.0  # seconds that workers get to write a checkpoint and end by themselves
-# For what we do not use, Ray Train would start processes, and wait for them.
 ROOM_GRACE = 5.0  # seconds in which the workers that have ended give back what they had
+# For what we do not use, Ray Train would start processes, and wait for them.
 LEAN = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -42,7 +44,7 @@ class Training:
     ):
         self.run, self.share, self.num_images, self.index_dim = run, share, num_images, index_dim
         self._warn, self._stop_timeout = warn, stop_timeout
-        self._failures, self._has_begun, self._waited = 0, False, False
+        self._failures, self._starts, self._waits = 0, 0, False
         self._start()
 
     def _start(self) -> None:
@@ -51,13 +53,15 @@ class Training:
         from ray.train import RunConfig as TrainRunConfig
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        from orchestrator import cluster
         from orchestrator.index_actor import start_shards
         from orchestrator.worker import Mailbox, train_worker
 
         self.workers = self._choose_workers()
         run, config = self.run, self.run.config.with_workers(self.workers)
         self.error: BaseException | None = None
-        self._grows = False  # these workers were asked to stop, for there can be more
+        self._moves: str | None = None  # why these workers were asked to stop, for others to go on
+        self._left = cluster.leaving_nodes()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox = Mailbox.options(scheduling_strategy=here).remote()
         self.shards = []
@@ -78,8 +82,8 @@ class Training:
                 num_workers=self.workers, use_gpu=self.share.gpus > 0, resources_per_worker=resources
             ),
             run_config=TrainRunConfig(
-                name="ray-train",
-                storage_path=str(run.output),
+                name=RAY_TRAIN,
+                **cluster.ray_storage(run.output),
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # `follow` decides
             ),
         )
@@ -91,19 +95,32 @@ class Training:
         from orchestrator import cluster
 
         possible = self.run.config.possible_workers
-        if len(possible) == 1 and not self._has_begun:
+        self._starts += 1
+        if len(possible) == 1 and self._starts == 1:
             return possible[0]
+        cluster.ask_for(self.share, possible[0])  # until `follow` ends
         began = time.monotonic()
         while True:
             room = cluster.room_beside(self.share)
             fitting = [workers for workers in possible if workers <= room]
             waited = time.monotonic() - began
             if fitting and (fitting[0] == possible[0] or waited > ROOM_GRACE):
+                self._waits = False
                 return fitting[0]
-            if not fitting and waited > ROOM_GRACE and not self._waited:
+            if not fitting and waited > ROOM_GRACE and not self._waits:
                 self._warn(f"waiting for room for {possible[-1]} worker(s); there is some for {room}")
-                self._waited = True
+                self._waits = True
             time.sleep(POLL)
+
+    def _why_move(self, epoch_ended: bool) -> str | None:
+        """Why to go on with other workers, if there is a reason."""
+        from orchestrator import cluster
+
+        if cluster.leaving_nodes() - self._left:
+            return "a node is about to leave the cluster; going on without it"
+        if epoch_ended and self._could_grow():
+            return f"there is room for more than {self.workers} worker(s); going on with them"
+        return None
 
     def _could_grow(self) -> bool:
         from orchestrator import cluster
@@ -119,24 +136,34 @@ class Training:
                 self._trainer.fit()
         except BaseException as error:
             self.error = error
+        remove_tree(self.run.output / RAY_TRAIN)
 
     def follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
         """Hand all messages to `take` until training has ended.
 
-        After a lost process or node it goes on from the newest checkpoint; so it does with more workers, where the
-        configuration allows them and there is new room.
+        After a lost process or node it goes on from the newest checkpoint; so it does before a node leaves, and with
+        more workers, where the configuration allows them and there is new room.
 
         Raises:
             InputError, WorkFailed: it ended badly.
         """
+        from orchestrator import cluster
+
+        try:
+            self._follow(take)
+        finally:
+            if self._starts > 1 or len(self.run.config.possible_workers) > 1:
+                cluster.ask_for(self.share, 0)
+
+    def _follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
         while True:
             self._follow_once(take)
             if self.error is None:
                 return
             error, allowed = cause_of(self.error), self.run.config.scaling.max_failures
-            if self._grows:
-                self._warn(f"there is room for more than {self.workers} worker(s); going on with them")
-            elif _is_want_of_room(self.error) and self._has_begun:
+            if self._moves:
+                self._warn(self._moves)
+            elif _is_want_of_room(self.error):
                 self._warn(f"{self.workers} worker(s) did not start; looking for room again")
             elif self._failures == allowed or not _may_pass(error):
                 raise explain(self.error, self.run)
@@ -169,10 +196,8 @@ class Training:
 
         messages = ray.get(self.mailbox.take.remote())
         take(messages)
-        kinds = {kind for kind, _ in messages}
-        self._has_begun |= "start" in kinds
-        if "epoch" in kinds and not self._grows and self._could_grow():
-            self._grows = True
+        if not self._moves and (why := self._why_move(epoch_ended="epoch" in {kind for kind, _ in messages})):
+            self._moves = why
             self.mailbox.stop.remote()  # they keep a checkpoint first
 
     def stop(self) -> None:

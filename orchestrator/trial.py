@@ -7,7 +7,6 @@ Its folder is that of any other run, and a trial that starts again goes on from 
 import gc
 import json
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from orchestrator.worker import start_loader_server
 from ssl_core.config import DataConfig, RunConfig
 from ssl_core.data.sources import Images, open_images
 from ssl_core.errors import DataError, InputError, TrainingDiverged
-from ssl_core.files import write_atomically
+from ssl_core.files import append, copy, remove_tree, write_atomically
 from ssl_core.loop import Pretraining, Record, Reporter
 
 TUNE = "tune"  # in a sweep's folder: Ray Tune's own, of one session
@@ -133,7 +132,8 @@ def run_trial(job: Job, config: dict[str, Any]) -> None:
     (run.output / FAILURE).unlink(missing_ok=True)
     given = tune.get_checkpoint()
     if given is not None:
-        _take_over(Path(given.path), run)
+        with given.as_directory() as folder:
+            _take_over(Path(folder), run)
     torch.set_num_threads(job.share.cpus)
     try:
         if run.config.scaling.workers == 1:
@@ -200,8 +200,7 @@ class _Teller:
         self._tell(record)
 
     def warn(self, message: str) -> None:
-        with open(self.run.output / WARNINGS, "a") as file:
-            file.write(message + "\n")
+        append(self.run.output / WARNINGS, message)
 
     def _tell(self, record: Record) -> None:
         if not record["epoch"] or not all(metric in record for metric in self.job.sweep.config.metric):
@@ -251,10 +250,7 @@ def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
     training = Pretraining(config, _images(config.data.model_dump_json()), "cuda" if share.gpus else "cpu")
     store = CheckpointStore(run.output, config)
     reporter = _Reporter(store, training, teller)
-    latest = store.latest(reporter.on_warning)
-    if latest is not None:
-        training.load_state_dict(store.load(latest))
-        training.positives.load(store.neighbors, training.epoch, training.step)
+    store.restore(training, reporter.on_warning)
     teller.begin(training.history)
     training.run(reporter)
 
@@ -284,18 +280,13 @@ def _images(data: str) -> Images:
 
 
 def _hand_out(run: Run, folder: Path, epoch: int) -> None:
-    """Put what another trial needs to go on from `epoch` into `folder`; links where the file system allows."""
+    """Put what another trial needs to go on from `epoch` into `folder`."""
     store = CheckpointStore(run.output, run.config)
     checkpoint = store.path(epoch)
     files = [checkpoint, checkpoint.with_suffix(".sha256")]
     files += [path for path in store.neighbors.rglob("*") if path.is_file()]
     for file in files:
-        target = folder / file.relative_to(run.output)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, target)
-        except OSError:
-            shutil.copy2(file, target)
+        copy(file, folder / str(file.relative_to(run.output)))
     (folder / ORIGIN).write_text(json.dumps({"trial": run.output.name, "epoch": epoch}))
 
 
@@ -305,8 +296,7 @@ def _take_over(given: Path, run: Run) -> None:
     if origin["trial"] == run.output.name:
         return
     for name in ("checkpoints", "neighbors"):
-        shutil.rmtree(run.output / name, ignore_errors=True)
-        if (given / name).exists():
-            shutil.copytree(given / name, run.output / name)
-    with open(run.output / TAKEN_OVER, "a") as file:
-        file.write(json.dumps(origin) + "\n")
+        remove_tree(run.output / name)
+        for file in (path for path in (given / name).rglob("*") if path.is_file()):
+            copy(file, run.output / str(file.relative_to(given)))
+    append(run.output / TAKEN_OVER, json.dumps(origin))

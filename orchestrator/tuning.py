@@ -63,7 +63,7 @@ def make_tuner(
         ),
         run_config=tune.RunConfig(
             name=folder.name,
-            storage_path=str(folder.parent),
+            **cluster.ray_storage(folder.parent),
             stop=stopper,
             callbacks=[callback],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),

@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,10 +16,12 @@ import torch
 import torch.distributed as dist
 
 from orchestrator.checkpoints import CheckpointStore
+from orchestrator.cluster import own_address
 from orchestrator.index_actor import ShardedIndex
 from ssl_core import distributed
 from ssl_core.config import RunConfig
 from ssl_core.data.sources import open_images
+from ssl_core.files import as_path
 from ssl_core.loop import Pretraining, Record, Reporter
 
 STEP_INTERVAL = 0.5  # seconds between two messages about steps
@@ -126,7 +127,7 @@ def process_group() -> Iterator[torch.device]:
     with socket.socket() as listening:
         place = None
         if rank == 0:
-            listening.bind((ray.util.get_node_ip_address(), 0))
+            listening.bind((own_address(), 0))
             listening.listen()
             place = listening.getsockname()
         host, port = ray.train.collective.broadcast_from_rank_zero(place)
@@ -152,19 +153,13 @@ def train_worker(job: dict[str, Any]) -> None:
 
 
 def _train(config: RunConfig, job: dict[str, Any], device: torch.device) -> None:
-    output = Path(job["output"])
+    output = as_path(job["output"])
     images = open_images(config.data)
     index = ShardedIndex(job["shards"], len(images.train)) if job["shards"] else None
     run = Pretraining(config, images, device, index=index)
     store = CheckpointStore(output, config)
     reporter = WorkerReporter(job["mailbox"], store, run)
-    latest = store.latest(reporter.on_warning) if reporter.rank == 0 else None
-    latest = distributed.gather_objects(latest)[0]
-    if latest is not None:
-        remarks = run.load_state_dict(store.load(latest))
-        run.positives.load(store.neighbors, run.epoch, run.step)
-        for remark in remarks if reporter.rank == 0 else ():
-            reporter.on_warning(remark)
+    store.restore(run, reporter.on_warning)
     if reporter.rank == 0:
         trained = sum(p.numel() for p in run.method.parameters() if p.requires_grad)
         encoder = sum(p.numel() for p in run.method.encoder.parameters())

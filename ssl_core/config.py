@@ -359,23 +359,23 @@ class RunConfig(Section):
                 f"positives.cache.feature: projector would keep {self.framework.output_dim} prototypes of every image; "
                 "DINO searches with positives.cache.feature=backbone"
             )
+        if self.possible_workers:
+            return self
         least, most = self.scaling.bounds
-        if not self.possible_workers and most > least:
+        if most > least:
             raise ValueError(
                 f"scaling.workers: no number from {least} to {most} shares optim.batch_size "
                 f"({self.optim.batch_size}) evenly, with at least 2 images to a micro-batch"
             )
         share = least * self.optim.accumulate
-        if not self.possible_workers and self.optim.batch_size % share:
+        if self.optim.batch_size % share:
             raise ValueError(
                 f"optim.batch_size ({self.optim.batch_size}) must divide evenly by "
                 f"scaling.workers × optim.accumulate ({share})"
             )
-        if not self.possible_workers:
-            raise ValueError(
-                f"optim.batch_size ({self.optim.batch_size}) leaves fewer than 2 images to a worker's micro-batch"
-            )
-        return self
+        raise ValueError(
+            f"optim.batch_size ({self.optim.batch_size}) leaves fewer than 2 images to a worker's micro-batch"
+        )
 
     @property
     def possible_workers(self) -> list[int]:

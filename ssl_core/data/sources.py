@@ -22,6 +22,7 @@ from PIL import Image
 
 from ssl_core.config import DataConfig
 from ssl_core.errors import InputError
+from ssl_core.files import as_path, is_local
 
 DIGITS = "bundled:digits"
 PROBES = 32  # images decoded before work starts, to see that they are images at all
@@ -263,17 +264,20 @@ def _open(paths: str | Sequence[str], key: str, config: DataConfig) -> Source:
 
 
 def _open_files(paths: str | Sequence[str], key: str, config: DataConfig) -> Source:
-    roots = [Path(path).expanduser() for path in ([paths] if isinstance(paths, str) else paths)]
+    roots = [as_path(path) for path in ([paths] if isinstance(paths, str) else paths)]
     for root in roots:
         if not root.exists():
             raise InputError(f"data.{key}: {root} does not exist (looked from {Path.cwd()})")
     files = [file for root in roots for file in (sorted(root.rglob("*.parquet")) if root.is_dir() else [root])]
     if files and all(file.suffix == ".parquet" for file in files):
         source: Source = ParquetSource(files, config.image_column, config.label_column, config.cache_mb << 20)
-    elif len(roots) == 1 and roots[0].is_dir():
+    elif len(roots) == 1 and roots[0].is_dir() and is_local(roots[0]):
         source = FolderSource(roots[0])
     else:
-        raise InputError(f"data.{key}: expected one folder of images, or Parquet; got {', '.join(map(str, roots))}")
+        raise InputError(
+            f"data.{key}: expected one folder of images, or Parquet (of an object store: Parquet alone); "
+            f"got {', '.join(map(str, roots))}"
+        )
     if not len(source):
         raise InputError(f"data.{key}: no images in {', '.join(map(str, roots))}")
     _probe(source, key)
@@ -298,7 +302,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombErr
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        return pq.ParquetFile(path, memory_map=True) if is_local(path) else pq.ParquetFile(path.open("rb"))
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a Parquet file: {error}") from error
 

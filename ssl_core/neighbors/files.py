@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_core.errors import InputError
-from ssl_core.files import write_atomically
+from ssl_core.files import as_path, is_local, write_atomically
 
 ROW_GROUP = 1 << 16  # images
 
@@ -71,7 +71,7 @@ def write_epoch(folder: Path | str, epoch: int, ids: np.ndarray, similarities: n
         for name, values, dtype in (("ids", ids, np.int32), ("similarities", similarities, np.float32))
     }
     options = {"row_group_size": ROW_GROUP, "compression": "zstd", "use_dictionary": False}
-    path = lists_file(Path(folder), epoch)
+    path = lists_file(as_path(folder), epoch)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: pq.write_table(pa.table(columns), file, **options))
 
@@ -85,10 +85,10 @@ def read_epoch(folder: Path | str, epoch: int, num_images: int, top_k: int, rows
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = lists_file(Path(folder), epoch)
+    path = lists_file(as_path(folder), epoch)
     wanted = f"expected the neighbour lists of {num_images} images, {top_k} each"
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
             lengths = {name: file.schema_arrow.field(name).type.list_size for name in ("ids", "similarities")}
             count = file.metadata.num_rows
             if count != num_images or set(lengths.values()) != {top_k}:
@@ -106,14 +106,14 @@ def read_epoch(folder: Path | str, epoch: int, num_images: int, top_k: int, rows
 
 def write_cache(folder: Path | str, epoch: int, start: int, cache: np.ndarray) -> None:
     """The rows (n, D) of the images from id `start` on, NaN where never visited, after `epoch` finished epochs."""
-    path = cache_folder(Path(folder), epoch) / f"{start:09d}.npy"
+    path = cache_folder(as_path(folder), epoch) / f"{start:09d}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: np.save(file, cache))
 
 
 def drop_other_parts(folder: Path | str, epoch: int, starts: Sequence[int]) -> None:
     """Leave only the parts of a cache that begin at `starts`: another number of holders may have written it before."""
-    for file in cache_folder(Path(folder), epoch).glob("[0-9]*.npy"):
+    for file in cache_folder(as_path(folder), epoch).glob("[0-9]*.npy"):
         if int(file.stem) not in starts:
             file.unlink()
 
@@ -124,14 +124,14 @@ def read_cache(folder: Path | str, epoch: int, num_images: int, dim: int, rows: 
     Raises:
         InputError: a part is missing, damaged, or of other images or another `dim`.
     """
-    path = cache_folder(Path(folder), epoch)
+    path = cache_folder(as_path(folder), epoch)
     wanted = f"expected the cache of {num_images} images, {dim} numbers each"
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; {wanted}")
     parts, stop = [], 0
     for file in sorted(path.glob("[0-9]*.npy")):
         try:
-            part = np.load(file, mmap_mode="r")
+            part = _load(file)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{file}: damaged ({error}); {wanted}") from error
         if part.ndim != 2 or part.shape[1] != dim or int(file.stem) != stop:
@@ -146,9 +146,17 @@ def read_cache(folder: Path | str, epoch: int, num_images: int, dim: int, rows: 
             yield own
 
 
+def _load(file: Path) -> np.ndarray:
+    """An array, of which only what is used is read where it lies on a disk."""
+    if is_local(file):
+        return np.load(file, mmap_mode="r")
+    with file.open("rb") as opened:
+        return np.load(opened)
+
+
 def write_steps(folder: Path | str, epoch: int, first: int, last: int, rows: range, arrays: dict) -> None:
     """What changed from step `first` to `last` of the epoch after `epoch`, as the holder of `rows` knows it."""
-    path = steps_folder(Path(folder), epoch) / f"{first:06d}-{last:06d}.{rows.start:09d}.npz"
+    path = steps_folder(as_path(folder), epoch) / f"{first:06d}-{last:06d}.{rows.start:09d}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {**arrays, "rows": np.array([rows.start, rows.stop])}
     write_atomically(path, lambda file: np.savez(file, **arrays))
@@ -161,16 +169,16 @@ def read_steps(folder: Path | str, epoch: int, step: int, num_images: int) -> It
         InputError: a part is missing or damaged, or of other images.
     """
     stretches: dict[tuple[int, int], list[Path]] = {}
-    for first, last, path in _steps(Path(folder), epoch, step):
+    for first, last, path in _steps(as_path(folder), epoch, step):
         stretches.setdefault((first, last), []).append(path)
     wanted = f"expected what {step} steps changed in an index of {num_images} images"
-    where = steps_folder(Path(folder), epoch)
+    where = steps_folder(as_path(folder), epoch)
     reached = 0
     for (first, last), paths in sorted(stretches.items()):
         parts = []
         for path in paths:
             try:
-                with np.load(path) as file:
+                with path.open("rb") as opened, np.load(opened) as file:
                     parts.append({name: file[name] for name in file.files})
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
                 raise InputError(f"{path}: damaged ({error}); {wanted}") from error
@@ -184,10 +192,10 @@ def read_steps(folder: Path | str, epoch: int, step: int, num_images: int) -> It
 
 def drop_later(folder: Path | str, epoch: int, step: int) -> None:
     """Remove what is of later steps and epochs: they will be done again."""
-    for path in Path(folder).glob("steps_*/[0-9]*.npz"):
+    for path in as_path(folder).glob("steps_*/[0-9]*.npz"):
         last = int(re.findall(r"\d+", path.name)[1])
         if (_epoch(path.parent), last) > (epoch, step):
             path.unlink()
-    for path in (*Path(folder).glob("epoch_*.parquet"), *Path(folder).glob("cache_*/[0-9]*.npy")):
+    for path in (*as_path(folder).glob("epoch_*.parquet"), *as_path(folder).glob("cache_*/[0-9]*.npy")):
         if _epoch(path if path.suffix == ".parquet" else path.parent) > epoch:
             path.unlink()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_core.files import as_path
 from ssl_core.neighbors.files import (
     lists_file,
     read_cache,
@@ -261,7 +262,7 @@ class NeighborIndex:
         """
         epoch = self.epoch if epoch is None else epoch
         for number, lists in zip(self._window_epochs(epoch), self.window.epochs, strict=True):
-            if number > self._saved or not lists_file(Path(folder), number).exists():
+            if number > self._saved or not lists_file(as_path(folder), number).exists():
                 write_epoch(folder, number, *lists)
         self._saved = epoch
         self.save_cache(folder, epoch)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from ssl_core.config import RunConfig
 from ssl_core.errors import InputError
+from ssl_core.files import as_path
 
 FOLDER = Path(__file__).parent
 
@@ -119,8 +120,8 @@ def _find(recipe: str | Path) -> Path:
     bundled = FOLDER / f"{recipe}.yaml"
     if "/" not in str(recipe) and bundled.is_file():
         return bundled
-    if Path(recipe).is_file():
-        return Path(recipe)
+    if (file := as_path(recipe)).is_file():
+        return file
     near = difflib.get_close_matches(str(recipe), names(), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(f"no recipe named {recipe}, and no such YAML file: {hint}`strata recipes` lists them")
@@ -131,7 +132,8 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> list[Layer]:
     if path in below:
         raise InputError(f"{path}: extends itself through {' → '.join(p.name for p in below)}")
     try:
-        values = OmegaConf.load(path)
+        with path.open() as file:
+            values = OmegaConf.load(file)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(values, DictConfig):

@@ -29,11 +29,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from mlflow import MlflowClient
-from PIL import Image
 
+from tests.images import draw_stripes
 from tests.orchestrator.mlflow_server import MlflowServer
 from tests.orchestrator.two_nodes import TwoNodes
 
@@ -103,7 +102,7 @@ class Harness:
 
     def __init__(self, folder: Path, cluster: TwoNodes, server: MlflowServer):
         self.folder, self.cluster, self.server = folder, cluster, server
-        self.images = _draw_images(folder / "images")
+        self.images = draw_stripes(folder / "images", {"": 48})
         self._undisturbed: dict[str, tuple[dict[str, Any], float]] = {}
 
     def undisturbed(self, what: str) -> tuple[dict[str, Any], float]:
@@ -117,11 +116,11 @@ class Harness:
             self._undisturbed[what] = self._result(what, output), time.monotonic() - began
         return self._undisturbed[what]
 
-    def play(self, what: str, seed: int) -> Round:
-        """One round."""
+    def play(self, what: str, seed: int, victim: str | None = None) -> Round:
+        """One round; `seed` says when, and whom, where no `victim` is named."""
         expected, duration = self.undisturbed(what)
         chance = random.Random(seed)
-        victim = chance.choice(VICTIMS[what])
+        victim = victim or chance.choice(VICTIMS[what])
         played = Round(seed, what, victim, round(chance.uniform(0.0, duration), 2))
         output = self.folder / f"{what}-{seed}"
         began = time.monotonic()
@@ -197,7 +196,7 @@ class Harness:
             time.sleep(random.Random(played.seed).uniform(0.0, 10.0))
             self.cluster.add_second()
         if played.victim in ("worker", "index"):
-            while process.poll() is None and (newest := _newest(output)) is not None and newest < killed:
+            while process.poll() is None and _newest(output) < killed:
                 time.sleep(0.1)
             if process.poll() is None:
                 played.recovery = round(time.time() - killed, 1)
@@ -282,21 +281,8 @@ class Harness:
         return []
 
 
-def _draw_images(folder: Path) -> Path:
-    """96 pictures of stripes in two class folders."""
-    generator = np.random.default_rng(0)
-    for label in ("across", "down"):
-        (folder / label).mkdir(parents=True)
-        for number in range(48):
-            wave = np.sin(np.arange(32) / generator.uniform(0.5, 2.0)) * 100 + 128
-            pixels = np.tile(wave, (32, 1)) + generator.normal(0, 10, (32, 32))
-            pixels = pixels if label == "across" else pixels.T
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / label / f"{number}.png")
-    return folder
-
-
-def _newest(output: Path) -> float | None:
-    """When the newest checkpoint was written; now, if there is none yet."""
+def _newest(output: Path) -> float:
+    """When the newest checkpoint was written; 0 if there is none yet."""
     times = []
     for file in output.glob("**/checkpoints/*.sha256"):
         with contextlib.suppress(FileNotFoundError):

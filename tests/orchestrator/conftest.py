@@ -1,5 +1,6 @@
 """One Ray instance for the session, small image folders, and runs that take seconds."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -7,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
+import psutil
 import pytest
-from PIL import Image
+
+from tests.images import draw_stripes
 
 TINY = [
     "optim.epochs=2",
@@ -42,18 +44,7 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`train/` and `val/`: 96 and 32 PNG images in two class folders, stripes across or down."""
-    root = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 48), ("val", 16)):
-        for label in ("across", "down"):
-            folder = root / split / label
-            folder.mkdir(parents=True)
-            for number in range(count):
-                wave = np.sin(np.arange(32) / generator.uniform(0.5, 2.0)) * 100 + 128
-                pixels = np.tile(wave, (32, 1)) + generator.normal(0, 10, (32, 32))
-                pixels = pixels if label == "across" else pixels.T
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
-    return root
+    return draw_stripes(tmp_path_factory.mktemp("images"), {"train": 48, "val": 16})
 
 
 @pytest.fixture
@@ -77,6 +68,16 @@ def ray_processes(name: str) -> list[int]:
         return pid == os.getpid() or (pid in parents and ours(parents[pid]))
 
     return [int(pid) for pid, _, args in lines if args.startswith(f"ray::{name}") and ours(int(pid))]
+
+
+def listening(session_id: int) -> set[str]:
+    """On which addresses the processes of a session wait for others to connect."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session_id:
+                found |= {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    return {address.removeprefix("::ffff:") for address in found}
 
 
 def assert_session_ends(session_id: int) -> None:

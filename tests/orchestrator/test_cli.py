@@ -5,9 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from orchestrator.pretrain import pretrain
+from orchestrator.runs import new_run
 from orchestrator.tracking import store_uri
 from ssl_core import recipes
+from ssl_core.errors import InputError
 
 
 def test_help_needs_no_heavy_import() -> None:
@@ -36,10 +40,7 @@ def test_help_lists_the_commands(strata) -> None:
         (["smal-mocov3"], "did you mean small-mocov3?"),
         (["small-mocov3"], "data.train: missing"),
         (["data.train=/no/such/folder"], "/no/such/folder does not exist"),
-        (["distill.layers=[1, 9]"], "[9] of a backbone with layers 1 to 6"),
-        (["backbone.name=vit_tinny"], "vit_tiny_patch16_224"),
         (["backbone.patch_size=7"], "does not divide"),
-        (["optim.batch_size=100000"], "more than the 4000 images"),
         (["--resume", "nowhere"], "no run's folder"),
         (["demo", "small-mocov3"], "one recipe at a time"),
         (["--no-such-option"], "No such option"),
@@ -50,6 +51,22 @@ def test_wrong_input_ends_with_status_2_and_leaves_nothing(strata, tmp_path: Pat
     assert done.returncode == 2, done.stdout + done.stderr
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("distill.layers=[1, 9]", r"\[9\] of a backbone with layers 1 to 6"),
+        ("backbone.name=vit_tinny", "vit_tiny_patch16_224"),
+        ("optim.batch_size=100000", "more than the 4000 images"),
+    ],
+)
+def test_what_only_torch_and_the_images_tell_is_found_before_work_starts(
+    ray_session: None, tmp_path: Path, setting: str, expected: str
+) -> None:
+    with pytest.raises(InputError, match=expected):
+        pretrain(new_run(recipes.load("demo", [setting]), tmp_path / "run"), Console(quiet=True), started=0.0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +125,6 @@ def test_show_explains_the_keys(strata) -> None:
 
 
 def test_neighbors_without_any_says_which_runs_have_them(strata, tmp_path: Path):
-    assert strata("neighbors", str(tmp_path)).returncode == 2
     (tmp_path / "config.yaml").write_text(recipes.dump(recipes.load("demo")))
     done = strata("neighbors", str(tmp_path))
     assert done.returncode == 2

@@ -93,7 +93,7 @@ def test_a_job_trains_on_both_nodes(nodes: TwoNodes, folders: Path, tmp_path: Pa
     assert json.loads((output / "summary.json").read_text())["status"] == "FINISHED"
 
 
-def test_a_run_goes_on_without_a_lost_node_and_with_a_new_one(nodes: TwoNodes, folders: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_as_nodes_come_and_go(nodes: TwoNodes, folders: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     words = ["small-simclr", *TINY, f"data.train={folders / 'train'}", "optim.epochs=4000", "checkpoint.every_steps=2"]
     words += ["scaling.workers=[1,2]", "scaling.cpus_per_worker=1", "evaluation=[]", "--output", str(output)]
@@ -115,8 +115,13 @@ def test_a_run_goes_on_without_a_lost_node_and_with_a_new_one(nodes: TwoNodes, f
     wait_for("there is room for more than 1 worker(s)")
     grown = len(records(output))
     wait_for(f"epoch {grown + 2} ")
+    nodes.drain_second()
+    wait_for("a node is about to leave")
+    left = len(records(output))
+    wait_for(f"epoch {left + 2} ")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130, log.read_text()
     assert "going on from the newest checkpoint" in log.read_text()
     assert log.read_text().count(" 2 worker(s)") == 2
+    assert log.read_text().count(" 1 worker(s)") == 2
     assert [record["epoch"] for record in records(output)] == list(range(len(records(output))))

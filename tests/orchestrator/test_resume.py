@@ -24,7 +24,7 @@ from ssl_core.errors import InputError
 from ssl_core.files import sha256
 from ssl_core.neighbors import NeighborIndex
 from tests.conftest import tiny_config
-from tests.orchestrator.conftest import TINY, assert_session_ends
+from tests.orchestrator.conftest import TINY, assert_session_ends, listening
 
 EPOCHS = 20  # enough of them that a signal comes in the middle
 RECIPE = "small-adasim-sd-mocov3"
@@ -43,24 +43,44 @@ def _wait_for_epochs(output: Path, number: int, process: subprocess.Popen) -> No
         time.sleep(0.02)
 
 
-def _interrupt(output: Path, command: list[str], number: signal.Signals) -> str:
-    """Start a run on a Ray of its own, end it by a signal, see that nothing of it is left; what it printed."""
-    done = _epochs(output)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", "pretrain", *command],
+def _start(*words: str) -> subprocess.Popen:
+    """`strata pretrain` on a Ray of its own, in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", "pretrain", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
         env={**os.environ, "RAY_ADDRESS": "local"},
     )
+
+
+def _interrupt(output: Path, command: list[str], number: signal.Signals) -> str:
+    """Start a run on a Ray of its own, end it by a signal, see that nothing of it is left; what it printed."""
+    done, shared = _epochs(output), set(os.listdir("/dev/shm"))
+    process = _start(*command)
     _wait_for_epochs(output, done + 3, process)
+    assert listening(process.pid) <= {"127.0.0.1", "::1"}
     process.send_signal(number)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else -number), printed
     assert_session_ends(process.pid)
+    assert set(os.listdir("/dev/shm")) <= shared
     assert not (output / "model.safetensors").exists()
     return printed
+
+
+def test_a_second_interrupt_forces_the_end(folders: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    words = [*TINY, f"data.train={folders / 'train'}", "optim.epochs=5000", "evaluation=[]"]
+    process = _start("small-simclr", *words, "--output", str(output))
+    _wait_for_epochs(output, 2, process)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert_session_ends(process.pid)
 
 
 def test_a_run_interrupted_twice_ends_bit_equal(ray_session, folders, tmp_path: Path):

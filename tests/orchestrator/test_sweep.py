@@ -1,80 +1,31 @@
-"""Whole sweeps on a real Ray instance and a real MLflow store."""
+"""Whole sweeps on a real Ray instance and a real MLflow store: trials, their tree, and the end."""
 
 import itertools
 import json
 import os
-import shutil
 import signal
+import threading
 import time
 import urllib.parse
 from pathlib import Path
 
 import pytest
-import yaml
 from mlflow import MlflowClient
 from rich.console import Console
 
 from orchestrator.plan import make_plan
+from orchestrator.pretrain import pretrain
 from orchestrator.results import Trial, read_trials
 from orchestrator.runs import WorkFailed, new_run
 from orchestrator.sweep import new_sweep, run_sweep
-from orchestrator.sweep_file import Sweep, sweep_at
+from orchestrator.sweep_file import Sweep
 from orchestrator.sweep_report import BEST_FILE, REPORT_FILE
 from ssl_core import recipes
 from tests.orchestrator.browser import chromium, mlflow_page
-from tests.orchestrator.conftest import TINY, ray_processes
+from tests.orchestrator.conftest import ray_processes
+from tests.orchestrator.sweeps import mlflow_runs, run, write_sweep
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-OVERRIDES = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in TINY)}
-EVALUATION = [{"kind": "knn", "every": 1, "k": 5}, {"kind": "geometry", "every": 1}]
-
-
-def write_sweep(folder: Path, images: Path, **changes) -> Path:
-    """A sweep of runs that take a second, as YAML; `changes` are keys of it."""
-    values = {
-        "recipe": "small-sd-mocov3",
-        "overrides": {
-            **OVERRIDES,
-            "data.train": str(images / "train"),
-            "data.val": str(images / "val"),
-            "evaluation": EVALUATION,
-            **changes.pop("overrides", {}),
-        },
-        "space": {"distill.alpha": {"choice": [0.0, 0.5, 1.0]}},
-        "metric": "rankme/last",  # k-NN is perfect on such images
-        "searcher": "grid",
-        "scheduler": "none",
-        **changes,
-    }
-    file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump(values, sort_keys=False))
-    return file
-
-
-def run(file: Path, output: Path) -> tuple[list[Trial], str]:
-    """A sweep to its end: its trials, and what it printed."""
-    console = Console(record=True, width=160, force_terminal=False)
-    sweep = Sweep(file)
-    run_sweep(make_plan(sweep), new_sweep(sweep, output), console)
-    return read_trials(output), console.export_text()
-
-
-def go_on(output: Path, trials: int) -> list[Trial]:
-    """The sweep in `output` resumed, to have so many settings; all its trials."""
-    file = output / "sweep.yaml"
-    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"trials": trials}))
-    run_sweep(make_plan(sweep_at(output, "SWEEP")), output, Console(quiet=True))
-    return read_trials(output)
-
-
-def mlflow_runs(output: Path) -> tuple[object, list]:
-    """The sweep's MLflow run, and those of its trials."""
-    known = json.loads((output / "mlflow.json").read_text())
-    client = MlflowClient(known["uri"])
-    parent = client.get_run(known["run_id"])
-    below = f"tags.mlflow.parentRunId = '{known['run_id']}'"
-    return parent, client.search_runs([parent.info.experiment_id], below, max_results=100)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +50,6 @@ def test_every_setting_is_tried_with_every_seed(grid) -> None:
 
 
 def test_a_trial_is_the_run_that_its_configuration_says(grid, tmp_path: Path) -> None:
-    from orchestrator.pretrain import pretrain
-
     output, trials, _ = grid
     trial = next(t for t in trials if t.settings.get("positives.tau") == 0.4 and t.repeat == 1)
     config = recipes.load(output / "trials" / trial.id / "config.yaml")
@@ -150,10 +99,10 @@ def test_the_end_names_the_best_and_says_how_sure_that_is(grid) -> None:
     assert 'src="http' not in page
 
 
-def test_the_best_recipe_runs(grid, strata, tmp_path: Path) -> None:
+def test_the_best_recipe_runs(grid, tmp_path: Path) -> None:
     output, _, _ = grid
-    done = strata("pretrain", str(output / BEST_FILE), "optim.epochs=1", "--output", str(tmp_path / "again"))
-    assert done.returncode == 0, done.stderr
+    config = recipes.load(output / BEST_FILE, ["optim.epochs=1"])
+    pretrain(new_run(config, tmp_path / "again"), Console(quiet=True), started=0.0)
     assert (tmp_path / "again" / "model.safetensors").exists()
 
 
@@ -200,174 +149,39 @@ def test_a_trial_that_collapses_is_ended(folders: Path, tmp_path: Path) -> None:
     assert parent.info.status == "FAILED"
 
 
-class KillsATrial(Console):
-    """A console that kills a trial's process when another trial has ended."""
-
-    killed = False
-
-    def print(self, *objects, **options):
-        super().print(*objects, **options)
-        running = ray_processes("ResourceTrainable") if any(" FINISHED" in str(item) for item in objects) else []
-        if not self.killed and running:
-            os.kill(running[-1], signal.SIGKILL)
-            self.killed = True
+def kill_a_trial(output: Path) -> None:
+    """Kill the process of a trial that trains, once one has trained for two epochs."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        training = ray_processes("ResourceTrainable.train")
+        if training and any(trial.epoch >= 2 for trial in read_trials(output)):
+            os.kill(training[-1], signal.SIGKILL)
+            return
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_a_trial_whose_process_dies_goes_on_or_ends_alone_with_its_reason(
     allowed: int, folders: Path, tmp_path: Path
 ) -> None:
-    space = {"distill.alpha": {"choice": [0.0, 0.2, 0.4, 0.6]}}
-    overrides = {"optim.epochs": 8, "scaling.max_failures": allowed}
+    space = {"distill.alpha": {"choice": [0.0, 0.2, 0.4]}}
+    overrides = {"optim.epochs": 12, "scaling.max_failures": allowed}
     sweep = Sweep(write_sweep(tmp_path, folders, space=space, overrides=overrides))
-    console = KillsATrial(file=open(os.devnull, "w"), width=160)  # noqa: SIM115
-    run_sweep(make_plan(sweep), new_sweep(sweep, tmp_path / "sweep"), console)
-    assert console.killed
-    trials = read_trials(tmp_path / "sweep")
+    output = new_sweep(sweep, tmp_path / "sweep")
+    killer = threading.Thread(target=kill_a_trial, args=[output], daemon=True)
+    killer.start()
+    run_sweep(make_plan(sweep), output, Console(quiet=True))
+    assert not killer.is_alive()
+    trials = read_trials(output)
     if allowed:
-        assert [trial.status for trial in trials] == ["FINISHED"] * 4
-        assert all([record["epoch"] for record in trial.records] == list(range(9)) for trial in trials)
+        assert [trial.status for trial in trials] == ["FINISHED"] * 3
+        assert all([record["epoch"] for record in trial.records] == list(range(13)) for trial in trials)
         return
-    assert sorted(trial.status for trial in trials) == ["FAILED"] + ["FINISHED"] * 3
+    assert sorted(trial.status for trial in trials) == ["FAILED"] + ["FINISHED"] * 2
     (failed,) = [trial for trial in trials if trial.status == "FAILED"]
     assert "died" in failed.reason
-    _, children = mlflow_runs(tmp_path / "sweep")
-    assert sorted(child.info.status for child in children) == ["FAILED"] + ["FINISHED"] * 3
-
-
-def test_asha_stops_trials_early(folders: Path, tmp_path: Path) -> None:
-    space = {"optim.lr": {"choice": [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7]}}
-    scheduler = {"name": "asha", "grace": 1, "factor": 3}
-    file = write_sweep(tmp_path, folders, space=space, scheduler=scheduler, overrides={"optim.epochs": 9})
-    trials, _ = run(file, tmp_path / "sweep")
-    stopped = [trial for trial in trials if trial.status == "STOPPED"]
-    assert stopped
-    assert all(trial.epoch < 9 for trial in stopped)
-    assert any(trial.status == "FINISHED" for trial in trials)
-    assert all("asha" in trial.reason for trial in stopped)
-
-
-def test_the_budget_ends_a_sweep(folders: Path, tmp_path: Path) -> None:
-    file = write_sweep(tmp_path, folders, budget={"epochs": 4}, overrides={"optim.epochs": 100})
-    trials, printed = run(file, tmp_path / "sweep")
-    assert 4 <= sum(trial.epoch for trial in trials) < 100
-    assert {trial.status for trial in trials} == {"STOPPED"}
-    assert all("budget.epochs" in trial.reason for trial in trials)
-    assert "budget.epochs" in printed
-
-
-@pytest.mark.parametrize(
-    "searcher",
-    [
-        {"searcher": "optuna", "repeats": 2},
-        {"searcher": {"name": "optuna", "sampler": "cmaes"}, "scheduler": "median"},
-        {"searcher": "hyperopt"},
-        {"searcher": "bohb", "scheduler": "bohb"},
-        {"searcher": "random", "scheduler": "hyperband"},
-        {"searcher": "random", "scheduler": "pbt"},
-    ],
-    ids=lambda changes: "-".join(str(value) for value in changes.values()),
-)
-def test_searchers_and_schedulers_also_when_a_sweep_goes_on(searcher: dict, folders: Path, tmp_path: Path) -> None:
-    space = {"distill.alpha": {"uniform": [0.0, 1.0]}, "optim.lr": {"loguniform": [1e-4, 1e-2]}}
-    if "cmaes" not in str(searcher):
-        space["distill.layers"] = {"choice": ["all", {"every": 2}]}
-    if "cmaes" not in str(searcher) and searcher.get("scheduler") != "pbt":
-        space |= {
-            "positives.kind": {"choice": ["augment", "adasim"]},
-            "positives.tau": {"uniform": [0.1, 0.4], "when": {"positives.kind": "adasim"}},
-        }
-    if searcher["searcher"] == "bohb":
-        pytest.importorskip("hpbandster")
-    if searcher["searcher"] == "hyperopt":
-        pytest.importorskip("hyperopt")
-    file = write_sweep(tmp_path, folders, **{"space": space, "trials": 3, **searcher})
-    before, _ = run(file, tmp_path / "sweep")
-    assert len(before) == 3 * searcher.get("repeats", 1)
-
-    # A new searcher and scheduler are told again what the first trials were and found; nothing of it is trained again.
-    trials = go_on(tmp_path / "sweep", 4)
-    for old, new in zip(before, trials, strict=False):
-        assert (old.settings, old.repeat, old.status, old.records) == (
-            new.settings,
-            new.repeat,
-            new.status,
-            new.records,
-        )
-    assert len(trials) == 4 * searcher.get("repeats", 1)
-    assert {trial.status for trial in trials} <= {"FINISHED", "STOPPED"}
-    assert len({str(trial.settings) for trial in trials}) == 4
-    _, children = mlflow_runs(tmp_path / "sweep")
-    assert len(children) == len(trials)
-    for trial in trials:
-        assert 0 <= trial.settings["distill.alpha"] <= 1
-        assert ("positives.tau" in trial.settings) == (trial.settings.get("positives.kind") == "adasim")
-
-
-def test_two_metrics_end_with_a_front(folders: Path, tmp_path: Path) -> None:
-    file = write_sweep(
-        tmp_path,
-        folders,
-        space={"distill.alpha": {"uniform": [0.0, 1.0]}},
-        metric=["rankme/last", "images_per_second"],
-        mode=["max", "max"],
-        searcher={"name": "optuna", "sampler": "nsgaii"},
-        trials=3,
-    )
-    trials, printed = run(file, tmp_path / "sweep")
-    assert [trial.status for trial in trials] == ["FINISHED"] * 3
-    assert "are beaten by none in both" in printed
-    assert (tmp_path / "sweep" / "report" / "pareto.png").exists()
-
-
-def _damaged(folders: Path, tmp_path: Path) -> str:
-    """The training images, one in four cut short."""
-    copy = tmp_path / "damaged"
-    shutil.copytree(folders / "train", copy)
-    for file in sorted(copy.rglob("*.png"))[::4]:
-        file.write_bytes(file.read_bytes()[:100])
-    return str(copy)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_pbt_hands_on_weights_and_settings(workers: int, folders: Path, tmp_path: Path) -> None:
-    # Workers start anew after every round, which takes its time.
-    epochs, trains = (4, [_damaged(folders, tmp_path)]) if workers == 1 else (2, [])
-    file = write_sweep(
-        tmp_path,
-        folders,
-        space={
-            "distill.alpha": {"uniform": [0.0, 1.0]},
-            "optim.lr": {"grid": [1e-2, 1e-8]},
-            "data.train": {"grid": [str(folders / "train"), *trains]},
-        },
-        searcher="random",
-        scheduler={"name": "pbt", "every": 1, "quantile": 0.5},
-        metric="loss",
-        mode="min",
-        trials=2 + 2 * len(trains),
-        overrides={"optim.epochs": epochs, "scaling.workers": workers},
-    )
-    trials, _ = run(file, tmp_path / "sweep")
-    # Trials on the damaged images fail, and the others go on without them.
-    assert sorted(trial.status for trial in trials) == ["FAILED"] * 2 * len(trains) + ["FINISHED"] * 2
-    assert all("cannot be decoded" in trial.reason for trial in trials if trial.status == "FAILED")
-    trials = [trial for trial in trials if trial.status == "FINISHED"]
-    handed = {t.id: tmp_path / "sweep" / "trials" / t.id / "taken_over.jsonl" for t in trials}
-    takers = [trial for trial in trials if handed[trial.id].exists()]
-    assert takers
-    for taker in takers:
-        for line in handed[taker.id].read_text().splitlines():
-            origin = json.loads(line)
-            giver = next(trial for trial in trials if trial.id == origin["trial"])
-            assert giver.id != taker.id
-        until = origin["epoch"]  # after the last one, its history up to there is the giver's
-        assert [r["loss"] for r in taker.records[1 : until + 1]] == [r["loss"] for r in giver.records[1 : until + 1]]
-        assert len(taker.records) == epochs + 1
-        alphas = [trial.records[-1]["settings/distill.alpha"] for trial in (taker, giver)]
-        assert alphas[0] != alphas[1], "nothing was perturbed"
-        assert taker.settings["distill.alpha"] == alphas[0]
-    assert trials[0].records[-1]["loss"] != trials[1].records[-1]["loss"]
+    _, children = mlflow_runs(output)
+    assert sorted(child.info.status for child in children) == ["FAILED"] + ["FINISHED"] * 2
 
 
 def test_a_trial_of_two_workers_is_a_ray_train_run(folders: Path, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from orchestrator.results import Trial, read_trials
 from orchestrator.sweep import new_sweep, run_sweep
 from orchestrator.sweep_file import Sweep
 from tests.orchestrator.conftest import assert_session_ends
-from tests.orchestrator.test_sweep import mlflow_runs, write_sweep
+from tests.orchestrator.sweeps import mlflow_runs, write_sweep
 
-TRIALS, EPOCHS = 6, 12
+TRIALS, EPOCHS = 5, 10
 
 
 def _start(*arguments: str) -> subprocess.Popen:
@@ -60,7 +60,7 @@ def test_a_sweep_stopped_and_killed_goes_on_to_its_end(folders: Path, tmp_path: 
     output = tmp_path / "sweep"
 
     process = _start(str(file), "--output", str(output))
-    _wait(process, output, lambda trials: len(_ended(trials)) >= 1 and any(3 < t.epoch < 9 for t in trials))
+    _wait(process, output, lambda trials: len(_ended(trials)) >= 1 and any(3 < t.epoch < 8 for t in trials))
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
@@ -78,7 +78,7 @@ def test_a_sweep_stopped_and_killed_goes_on_to_its_end(folders: Path, tmp_path: 
     killed = _wait(
         process,
         output,
-        lambda trials: len(_ended(trials)) > finished + 1 and any(not t.ended and 3 < t.epoch < 9 for t in trials),
+        lambda trials: len(_ended(trials)) > finished + 1 and any(not t.ended and 3 < t.epoch < 8 for t in trials),
     )
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)

@@ -38,6 +38,16 @@ class TwoNodes:
     def kill_second(self) -> None:
         self._script("kill-second")
 
+    def drain_second(self) -> None:
+        """Tell the second node that it goes in a minute, as the notice of a spot machine does."""
+        ask = "import ray; ray.init(log_to_driver=False); print(*(n['NodeID'] for n in ray.nodes() if n['Alive'] and "
+        ask += "'node:__internal_head__' not in n['Resources']))"
+        said = subprocess.run([sys.executable, "-c", ask], env=self.env, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--node-id", said.stdout.strip()]
+        command += ["--address", self.env["RAY_ADDRESS"], "--deadline-remaining-seconds", "60"]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        subprocess.run(command, env=self.env, capture_output=True, check=True)
+
     def add_second(self) -> None:
         self._script("add-second")
 
