@@ -261,16 +261,28 @@ def ray_storage(folder: Path) -> dict[str, Any]:
 
 
 def on_each_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What `function(*arguments)` returns on every node of the connected cluster, by the node's address."""
+    """What `function(*arguments)` returns on every node of the connected cluster, by the node's address.
+
+    A node that was just lost, and that Ray still takes for one of the cluster's, is left out.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(function)
-    alive = alive_nodes()
-    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
-    found = ray.get([task.options(scheduling_strategy=node).remote(*arguments) for node in there])
-    names = [f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})" for node in alive]
-    return dict(zip(names, found, strict=True))
+    answers = {}
+    for node in alive_nodes():
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+        answers[name] = task.options(scheduling_strategy=there).remote(*arguments)
+    found = {}
+    for name, answer in answers.items():
+        try:
+            found[name] = ray.get(answer)
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError:
+            continue
+    return found
 
 
 def check_seen(output: Path, paths: Sequence[str]) -> None:

@@ -243,11 +243,12 @@ class Harness:
         """Weights and figures."""
         if what == "pretrain":
             return {"weights": _digest(output / "model.safetensors"), "figures": _figures(output)}
-        trials = sorted(output.glob("trials/*"))
-        found: dict[str, Any] = {trial.name: _figures(trial) for trial in trials}
-        found["status"] = [json.loads((trial / "trial.json").read_text())["status"] for trial in trials]
-        kept = [trial for trial in trials if (trial / "model.safetensors").exists()]
-        found["weights"] = {trial.name: _digest(trial / "model.safetensors") for trial in kept}
+        found = {}
+        for trial in output.glob("trials/*"):
+            about, model = json.loads((trial / "trial.json").read_text()), trial / "model.safetensors"
+            result = {"status": about["status"], "figures": _figures(trial)}
+            # Trials that start at once may get each other's numbers.
+            found[json.dumps(about["settings"])] = result | ({"weights": _digest(model)} if model.exists() else {})
         return found
 
     def _is_complete(self, what: str, output: Path) -> bool:

@@ -1,6 +1,7 @@
 """One Ray instance for the session, small image folders, and runs that take seconds."""
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from moto.server import ThreadedMotoServer
 
+from ssl_core.files import as_path
 from tests.images import draw_stripes
 
 TINY = [
@@ -33,8 +36,26 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """A Ray instance that all in-process runs share."""
+def bucket() -> Iterator[Path]:
+    """A bucket of an S3 server on this machine."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        bucket = as_path("s3://strata")
+        bucket.fs.mkdir("strata")
+        yield bucket
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_session(bucket: Path) -> Iterator[None]:
+    """A Ray instance that all in-process runs share; its processes can reach `bucket`."""
     from orchestrator.cluster import connected
 
     with connected():

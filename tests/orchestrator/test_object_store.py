@@ -1,29 +1,21 @@
 """Runs and sweeps whose folder and images are in an object store: S3, as a server on this machine speaks it."""
 
 import json
-import logging
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 from rich.console import Console
 
 from orchestrator.pretrain import pretrain
-from orchestrator.results import read_trials
-from orchestrator.runs import new_run
+from orchestrator.runs import new_run, resumed_run
 from ssl_core import recipes
 from ssl_core.files import as_path, sha256
 from tests.orchestrator.conftest import TINY
-from tests.orchestrator.sweeps import write_sweep
+from tests.orchestrator.sweeps import run, write_sweep
 
 RECIPE = [
     "small-adasim-sd-mocov3",
@@ -35,22 +27,16 @@ RECIPE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Path]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        bucket = as_path("s3://strata")
-        bucket.fs.mkdir("strata")
-        yield bucket
-    server.stop()
+class StopsAt(Console):
+    """A console at which somebody presses Ctrl-C when it shows the end of an epoch."""
+
+    def __init__(self, epoch: int):
+        super().__init__(quiet=True)
+        self._epoch = f"epoch {epoch} "
+
+    def print(self, *objects: object, **options: object) -> None:
+        if any(self._epoch in str(item) for item in objects):
+            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -73,31 +59,18 @@ def test_a_run_lives_in_an_object_store(ray_session: None, bucket: Path, parquet
     for file in parquet.iterdir():
         (bucket / "images" / file.name).write_bytes(file.read_bytes())
     output = bucket / "runs" / "there"
-    program = [sys.executable, "-m", "orchestrator", "pretrain"]
-    command = [*program, *RECIPE, f"data.train={bucket / 'images'}", "--output", str(output)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": tmp_path}
-    process = subprocess.Popen(command, **pipes)
-    deadline = time.monotonic() + 120
-    while not (output / "checkpoints" / "epoch_0001.sha256").exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, printed
-    assert f"strata pretrain --resume {output}" in printed
-
-    done = subprocess.run([*program, "--resume", str(output)], timeout=200, check=False, **pipes)
-    assert done.returncode == 0, done.stdout
-    assert "going on after epoch" in done.stdout
+    config = recipes.load(recipe, [*words, f"data.train={bucket / 'images'}"])
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(new_run(config, output), StopsAt(2), started=0.0)
+    assert not (output / "model.safetensors").exists()
+    pretrain(resumed_run(output, []), Console(quiet=True), started=0.0)
     assert sha256(output / "model.safetensors") == sha256(tmp_path / "here" / "model.safetensors")
     records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == list(range(5))
     assert (output / "plots" / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.rglob("checkpoints/*there*"))
 
 
-def test_a_sweep_lives_in_an_object_store(bucket: Path, folders: Path, tmp_path: Path, strata) -> None:
+def test_a_sweep_lives_in_an_object_store(ray_session: None, bucket: Path, folders: Path, tmp_path: Path) -> None:
     """Its trials take over one another's weights there."""
     file = write_sweep(
         tmp_path,
@@ -111,13 +84,11 @@ def test_a_sweep_lives_in_an_object_store(bucket: Path, folders: Path, tmp_path:
         overrides={"optim.epochs": 2},
     )
     output = bucket / "sweeps" / "there"
-    done = strata("sweep", str(file), "--output", str(output))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [trial.status for trial in read_trials(output)] == ["FINISHED"] * 2
+    trials, _ = run(file, output)
+    assert [trial.status for trial in trials] == ["FINISHED"] * 2
     assert list(output.glob("trials/*/taken_over.jsonl"))
     assert yaml.safe_load((output / "best.yaml").read_text())["optim"]
     assert not (output / "tune").exists()
-    assert strata("report", str(output)).returncode == 0
 
 
 @pytest.mark.parametrize("place", ["s3://no-such-bucket/run", "nowhere://run"])

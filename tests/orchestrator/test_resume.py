@@ -26,7 +26,7 @@ from ssl_core.neighbors import NeighborIndex
 from tests.conftest import tiny_config
 from tests.orchestrator.conftest import TINY, assert_session_ends, listening
 
-EPOCHS = 20  # enough of them that a signal comes in the middle
+EPOCHS = 14  # enough of them that a signal comes in the middle
 RECIPE = "small-adasim-sd-mocov3"
 
 
