@@ -296,7 +296,8 @@ def _digest(file: Path) -> str:
 
 
 def _records(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def _figures(folder: Path) -> list[dict[str, float]]:
@@ -343,7 +344,8 @@ def main() -> int:
     arguments = parser.parse_args()
     seeds = [arguments.only] if arguments.only is not None else range(arguments.seed, arguments.seed + arguments.rounds)
     rounds = []
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name, harness(Path(name)) as played_on:
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    with harness(folder) as played_on:
         for seed in seeds:
             what = arguments.what or ("sweep" if seed % 2 else "pretrain")
             rounds.append(played_on.play(what, seed))
@@ -353,7 +355,11 @@ def main() -> int:
                 with open(arguments.save, "a") as file:
                     file.write(line + "\n")
     print(table(rounds))
-    return 0 if all(played.survived for played in rounds) else 1
+    if all(played.survived for played in rounds):
+        shutil.rmtree(folder)
+        return 0
+    print(f"what is left of the others: {folder}")
+    return 1
 
 
 if __name__ == "__main__":

@@ -93,6 +93,43 @@ def test_a_job_trains_on_both_nodes(nodes: TwoNodes, folders: Path, tmp_path: Pa
     assert json.loads((output / "summary.json").read_text())["status"] == "FINISHED"
 
 
+# As an autoscaler says it that may start another node.
+CAN_START_ONE = """
+import ray
+from ray.core.generated.autoscaler_pb2 import ClusterConfig
+from ray.experimental.internal_kv import _internal_kv_put
+
+ray.init(log_to_driver=False)
+config = ClusterConfig()
+config.node_group_configs.add(name="workers", max_count=1, resources={"CPU": 1})
+_internal_kv_put(b"__autoscaler_cluster_config", config.SerializeToString(), namespace=b"__autoscaler")
+"""
+
+
+def test_a_run_waits_for_a_node_that_the_cluster_can_start(nodes: TwoNodes, folders: Path, tmp_path: Path) -> None:
+    nodes.kill_second()
+    words = ["small-simclr", *TINY, f"data.train={folders / 'train'}", "evaluation=[]", "scaling.workers=2"]
+    words += ["scaling.cpus_per_worker=1", "--output", str(tmp_path / "run")]
+    deadline = time.monotonic() + 90
+    while "1 node(s)" not in (said := run(nodes, tmp_path, "doctor"))[1]:
+        assert time.monotonic() < deadline, said
+    status, printed = run(nodes, tmp_path, "pretrain", *words)
+    assert status == 2, printed
+    assert "1 node(s) with 1 CPUs and 0 GPUs hold 1" in printed
+    subprocess.run([sys.executable, "-c", CAN_START_ONE], env=nodes.env, check=True, capture_output=True)
+    log = tmp_path / "log.txt"
+    with open(log, "w") as file:
+        process = start(nodes, tmp_path, "pretrain", *words, stdout=file)
+    deadline = time.monotonic() + 120
+    while "looking for room" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.5)
+    nodes.add_second()
+    assert process.wait(timeout=180) == 0, log.read_text()
+    assert " 2 worker(s)" in log.read_text()
+
+
 def test_a_run_goes_on_as_nodes_come_and_go(nodes: TwoNodes, folders: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     words = ["small-simclr", *TINY, f"data.train={folders / 'train'}", "optim.epochs=4000", "checkpoint.every_steps=2"]
