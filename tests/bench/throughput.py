@@ -50,7 +50,8 @@ def train_rank(file: str) -> None:
     run.run(Reporter())
     if dist.get_rank() == 0:
         Path(file).write_text("".join(json.dumps(record) + "\n" for record in run.history))
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # gloo's threads may outlive the interpreter
 
 
 def rate(file: Path) -> float:
