@@ -33,13 +33,15 @@ node() {
 first() {
     # Then its address is the loopback's, and it listens there alone.
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 node first --head --port "$port" --dashboard-port "$dashboard" \
-        --dashboard-host 127.0.0.1 --temp-dir "$folder/ray" --node-name first
+        --dashboard-host 127.0.0.1 --temp-dir "$folder/ray/first" --node-name first
 }
 
 second() {
     # Written so, Ray does not replace the loopback's address by another one of this machine.
     unset RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER
-    node second --address "LOCALHOST:$port" --node-name second --include-log-monitor False
+    # In a folder of its own, for a job's files are unpacked anew by each node.
+    node second --address "LOCALHOST:$port" --node-name second --include-log-monitor False \
+        --temp-dir "$folder/ray/second"
 }
 
 wait_for() {
@@ -83,7 +85,7 @@ case ${1:-} in
         end second TERM
         end first TERM
         sleep 3
-        pkill -KILL -f -- "$folder/ray/session" || true # what waits for its node to be drained
+        pkill -KILL -f -- "$folder/ray/" || true # what waits for its node to be drained
         rm -rf "$folder"
         ;;
     *)

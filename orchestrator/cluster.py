@@ -45,8 +45,11 @@ INHERITED = {
 
 def quiet() -> None:
     """Ray tells its story in its log files; our terminal is for the run."""
-    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+    import ray  # noqa: F401, for it sets these levels itself when it is imported
+
+    for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is a line of the sweep's table
     warnings.filterwarnings("ignore", module="ray")
 
 

@@ -56,8 +56,7 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; everything so far is kept, and this function goes on with it.
     """
     warnings.filterwarnings("ignore", module=r"ray\.tune|optuna|hyperopt")
-    for name in ("ray.tune", "hyperopt"):  # a trial's failure is a line of the table
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("hyperopt").setLevel(logging.CRITICAL)
     share, at_once = share_of(plan, cluster.nodes())
     with cluster.environment(ENVIRONMENT), cluster.connected():
         cluster.check_seen(folder, plan.config.data.paths)

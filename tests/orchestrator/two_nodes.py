@@ -63,7 +63,7 @@ class TwoNodes:
         listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
         rows = [line.split(maxsplit=2) for line in listed.splitlines()]
         parents = {int(pid): int(parent) for pid, parent, _ in rows}
-        raylets = {int(pid) for pid, _, args in rows if f"{self.folder}/ray/session" in args and "raylet" in args}
+        raylets = {int(pid) for pid, _, args in rows if f"{self.folder}/ray/" in args and "raylet" in args}
 
         def ours(pid: int) -> bool:
             return pid in raylets or (pid in parents and parents[pid] != pid and ours(parents[pid]))
