@@ -2,22 +2,25 @@
 
 import asyncio
 import json
+import logging
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from orchestrator.cluster import TOKEN_HINT, has_token, quiet
+from orchestrator.display import warn
 from orchestrator.runs import WorkFailed, versions
 from ssl_core.errors import InputError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 COMMANDS = ("pretrain", "sweep", "report", "sync", "doctor")
 NOT_SENT = ["strata-runs", "*.pt", "*.safetensors", "mlflow.db"]
+PASSED_ON = ("MLFLOW_TRACKING_URI",)  # from here to the job
 STOP_WAIT = "60"  # seconds in which a stopped job may write its checkpoint
 RECONNECT = 2.0  # seconds until a broken connection is tried again
 RECONNECTS = 30
@@ -39,6 +42,8 @@ def submit(words: Sequence[str], address: str | None, folder: Path, check: bool,
     """
     if not words or words[0] not in COMMANDS:
         raise InputError(f"expected a command for the cluster ({', '.join(COMMANDS)}), such as: strata submit pretrain")
+    for missing, remedy in _left_behind(words):
+        warn(console, f"{missing} will be in the job's own folder on the cluster, and go with it; {remedy}")
     client = _connect(address)
     if check and words[0] != "doctor":
         console.print("looking at the cluster …")
@@ -57,11 +62,23 @@ def submit(words: Sequence[str], address: str | None, folder: Path, check: bool,
     return 0 if status == "SUCCEEDED" else 1
 
 
+def _left_behind(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What of a run would be lost with the job's folder, and how to keep it."""
+    if words[0] not in ("pretrain", "sweep") or "--resume" in words:
+        return
+    if not any(word.startswith("--output") for word in words):
+        yield "weights and figures", "give --output a folder or URI that you can reach"
+    if "MLFLOW_TRACKING_URI" not in os.environ and not any(word.startswith("tracking.uri=") for word in words):
+        yield "the MLflow store", "name one: tracking.uri=http://…, or MLFLOW_TRACKING_URI, which is passed on"
+
+
 def _connect(address: str | None) -> Any:
     quiet()
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("dashboard_sdk", "job.sdk"):  # which set a level of their own
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     if has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -86,10 +103,11 @@ def _examine(client: Any, folder: Path, console: Console) -> None:
 
 
 def _send(client: Any, words: Sequence[str], folder: Path) -> str:
+    passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     runtime = {
         "working_dir": str(folder),
         "excludes": NOT_SENT,
-        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT},
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT, **passed_on},
     }
     try:
         return client.submit_job(entrypoint=shlex.join(["strata", *words]), runtime_env=runtime)
