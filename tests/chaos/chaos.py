@@ -317,7 +317,9 @@ def harness(folder: Path) -> Iterator[Harness]:
 
 
 def table(rounds: list[Round]) -> str:
-    """Rounds by what was killed."""
+    """Rounds by what was killed; those that had ended before the moment came are counted below."""
+    early = sum(not played.killed for played in rounds)
+    rounds = [played for played in rounds if played.killed]
     groups: dict[tuple[str, str], list[Round]] = collections.defaultdict(list)
     for played in rounds:
         groups[played.what, played.victim].append(played)
@@ -331,7 +333,7 @@ def table(rounds: list[Round]) -> str:
         return f"| {' | '.join(map(str, cells))} |"
 
     lines += [line(f"{what}: {victim}", group) for (what, victim), group in sorted(groups.items())]
-    return "\n".join([*lines, line("all", rounds)])
+    return "\n".join([*lines, line("all", rounds), f"\n{early} more had ended before somebody was to be killed."])
 
 
 def main() -> int:
