@@ -96,9 +96,9 @@ class Training:
 
         possible = self.run.config.possible_workers
         self._starts += 1
-        if len(possible) == 1 and self._starts == 1:
+        if not self._asks_for_room:
             return possible[0]
-        cluster.ask_for(self.share, possible[0])  # until `follow` ends
+        cluster.ask_for(self.share, possible[0])  # until it ends or is stopped
         began = time.monotonic()
         while True:
             room = cluster.room_beside(self.share)
@@ -111,6 +111,17 @@ class Training:
                 self._warn(f"waiting for room for {possible[-1]} worker(s); there is some for {room}")
                 self._waits = True
             time.sleep(POLL)
+
+    @property
+    def _asks_for_room(self) -> bool:
+        """Whether the autoscaler is asked to keep room, rather than Ray Train alone for what it starts first."""
+        return self._starts > 1 or len(self.run.config.possible_workers) > 1
+
+    def _release_room(self) -> None:
+        from orchestrator import cluster
+
+        if self._asks_for_room:
+            cluster.ask_for(self.share, 0)
 
     def _why_move(self, epoch_ended: bool) -> str | None:
         """Why to go on with other workers, if there is a reason."""
@@ -147,13 +158,10 @@ class Training:
         Raises:
             InputError, WorkFailed: it ended badly.
         """
-        from orchestrator import cluster
-
         try:
             self._follow(take)
         finally:
-            if self._starts > 1 or len(self.run.config.possible_workers) > 1:
-                cluster.ask_for(self.share, 0)
+            self._release_room()
 
     def _follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
         while True:
@@ -208,6 +216,7 @@ class Training:
         self._thread.join(self._stop_timeout)
         for actor in (self.mailbox, *self.shards):
             ray.kill(actor)
+        self._release_room()
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -125,6 +125,7 @@ def test_show_explains_the_keys(strata) -> None:
 
 
 def test_neighbors_without_any_says_which_runs_have_them(strata, tmp_path: Path):
+    assert strata("neighbors", str(tmp_path)).returncode == 2
     (tmp_path / "config.yaml").write_text(recipes.dump(recipes.load("demo")))
     done = strata("neighbors", str(tmp_path))
     assert done.returncode == 2
