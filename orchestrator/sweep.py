@@ -297,6 +297,7 @@ class _Watcher:
         tags |= {f"varied.{key}": str(label(value)) for key, value in trial.settings.items()}
         name = f"{trial.number}: {title(trial)}"
         self._trackers[trial.id] = track_run(run, tags, name=name, parent=self.folder, courier=self._courier)
+        self._courier.wake(self._trackers[trial.id])  # an earlier session may have left it something to deliver
 
     def _log(self, trial: Trial) -> None:
         # MLflow's page compares runs by the metric that they logged first.

@@ -17,6 +17,7 @@ from orchestrator.plan import make_plan
 from orchestrator.results import Trial, read_trials
 from orchestrator.sweep import new_sweep, run_sweep
 from orchestrator.sweep_file import Sweep
+from orchestrator.tracking import RUN_FILE, known_run
 from tests.orchestrator.conftest import assert_session_ends
 from tests.orchestrator.sweeps import mlflow_runs, write_sweep
 
@@ -46,6 +47,13 @@ def _wait(process: subprocess.Popen, output: Path, enough: Callable[[list[Trial]
 
 def _ended(trials: list[Trial]) -> dict[str, Trial]:
     return {trial.id: trial for trial in trials if trial.ended}
+
+
+def _forget_last_delivery(trial: Path) -> None:
+    """Leave things as if the sweep had been killed between writing down that a trial ended and telling MLflow."""
+    known = known_run(trial)
+    (trial / RUN_FILE).write_text(json.dumps(known | {"delivered": known["delivered"] - 1}))
+    MlflowClient().update_run(known["run_id"], status="RUNNING")
 
 
 def test_a_sweep_stopped_and_killed_goes_on_to_its_end(folders: Path, tmp_path: Path) -> None:
@@ -83,6 +91,7 @@ def test_a_sweep_stopped_and_killed_goes_on_to_its_end(folders: Path, tmp_path: 
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     assert_session_ends(process.pid)
+    _forget_last_delivery(output / "trials" / next(trial.id for trial in stopped if trial.ended))
 
     process = _start("--resume", str(output))
     printed, _ = process.communicate(timeout=280)
