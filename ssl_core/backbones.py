@@ -9,13 +9,29 @@ from collections.abc import Sequence
 import timm
 import torch
 from timm.layers import build_sincos2d_pos_embed
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from ssl_core.config import BackboneConfig
+from ssl_core.config import BackboneConfig, EveryN
 from ssl_core.errors import InputError
 
 STAGES = 4  # the deepest feature maps of a convolutional model are its layers
+
+
+def chosen_layers(choice: str | list[int] | EveryN, depth: int, key: str) -> list[int]:
+    """Layers, from 1, ascending, that the configuration key names: all, every nth back from the last, or a list.
+
+    Raises:
+        InputError: a layer that the backbone does not have.
+    """
+    if choice == "all":
+        return list(range(1, depth + 1))
+    if isinstance(choice, list):
+        missing = [layer for layer in choice if layer > depth]
+        if missing:
+            raise InputError(f"{key}: {missing} of a backbone with layers 1 to {depth}")
+        return sorted(set(choice))
+    return sorted(range(depth, 0, -choice.every))
 
 
 class Backbone(nn.Module):
@@ -33,6 +49,7 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig, local_size: int | None = None):
         super().__init__()
         self.model = create_timm(config, local_size)
+        self.name, self.channels = config.name, config.channels
         self.pool = config.pool
         self.is_vit = hasattr(self.model, "blocks") and hasattr(self.model, "num_prefix_tokens")
         if self.is_vit:
@@ -85,6 +102,45 @@ class Backbone(nn.Module):
         if norms:
             return [norm(x) for norm, x in zip(norms, pooled, strict=True)]
         return list(self.final_norm(torch.stack(pooled)).unbind())
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches of an image: rows and columns.
+
+        Raises:
+            InputError: its patches cannot be seen one by one.
+        """
+        if not isinstance(self.model, VisionTransformer):
+            raise InputError(
+                f"backbone.name: {self.name} cannot look at some patches of an image alone, as ijepa, mae and bootleg "
+                "want; take a ViT of timm's, such as vit_small_patch16_224"
+            )
+        return self.model.patch_embed.grid_size
+
+    @property
+    def patch_size(self) -> int:
+        return self.model.patch_embed.patch_size[0]
+
+    def tokens(self, images: Tensor, layers: Sequence[int], visible: Tensor | None = None) -> list[Tensor]:
+        """Patch tokens of `layers` (ascending, from 1) through the final norm: a list of (B, patches, D).
+
+        Args:
+            images: (B, C, H, W).
+            visible: (B, V) numbers of the patches that the network sees; default: all.
+        """
+        model = self.model
+        x = model._pos_embed(model.patch_embed(images))
+        prefix = model.num_prefix_tokens
+        if visible is not None:
+            patches = x[:, prefix:].gather(1, visible[:, :, None].expand(-1, -1, x.shape[-1]))
+            x = torch.cat([x[:, :prefix], patches], dim=1)
+        x = model.norm_pre(x)
+        found = []
+        for number, block in enumerate(model.blocks[: layers[-1]], start=1):
+            x = block(x)
+            if number in layers:
+                found.append(self.final_norm(x[:, prefix:]))
+        return found
 
     def _tokens(self, images: Tensor, indices: Sequence[int]) -> list:
         """What leaves the blocks: (patch tokens, prefix tokens), or patch tokens where the model has no others."""

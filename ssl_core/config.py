@@ -7,6 +7,7 @@ YAML recipes and `KEY=VALUE` overrides parse into these models and into nothing 
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,7 +23,20 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Range = tuple[NonNegativeFloat, NonNegativeFloat]
+
+
+def _rising(value: Any) -> Any:
+    if value[0] > value[1]:
+        raise ValueError(f"[{value[0]:g}, {value[1]:g}]: expected [least, most]")
+    return value
+
+
+ShareRange = Annotated[
+    tuple[Annotated[float, Field(gt=0.0, le=1.0)], Annotated[float, Field(gt=0.0, le=1.0)]], AfterValidator(_rising)
+]
+PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)]
 
 
 def _both_views(value: Any) -> Any:
@@ -132,11 +146,6 @@ class DINOConfig(FrameworkBase):
     momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
-FrameworkConfig = Annotated[
-    SimCLRConfig | BYOLConfig | MoCoV3Config | SimSiamConfig | DINOConfig, Field(discriminator="name")
-]
-
-
 class EveryN(Section):
     every: PositiveInt
 
@@ -160,6 +169,77 @@ LayerChoice = Annotated[
     | Annotated[list[PositiveInt], Field(min_length=1), Tag("list")],
     Discriminator(_layers_form),
     BeforeValidator(_parse_layers),
+]
+
+
+class RandomMaskConfig(Section):
+    """Patches hidden one by one, as MAE hides them."""
+
+    kind: Literal["random"] = "random"
+    share: OpenFraction = Field(0.75, description="of the patches, hidden")
+
+
+class BlockMaskConfig(Section):
+    """Blocks of patches, as I-JEPA hides them."""
+
+    kind: Literal["blocks"] = "blocks"
+    targets: PositiveInt = Field(4, description="blocks to predict, which may overlap")
+    target_scale: ShareRange = Field((0.15, 0.2), description="share of the image that one takes")
+    target_aspect: PositiveRange = Field((0.75, 1.5), description="its height to its width")
+    context_scale: ShareRange = Field((0.85, 1.0), description="share of the block that is seen, before targets go")
+    least_context: OpenFraction = Field(0.05, description="share of the image that is seen at least, where it can be")
+
+
+class PredictorConfig(Section):
+    dim: PositiveInt = 384
+    depth: PositiveInt = 6
+    heads: PositiveInt = 12
+
+    @model_validator(mode="after")
+    def _divides(self) -> "PredictorConfig":
+        if self.dim % self.heads or self.dim % 4:
+            raise ValueError(f"dim ({self.dim}) must be a multiple of heads ({self.heads}), and of 4")
+        return self
+
+
+class MaskedBase(Section):
+    """What the masked family has in common: the student sees a part of an image, and the rest is predicted."""
+
+    mask: Annotated[BlockMaskConfig | RandomMaskConfig, Field(discriminator="kind")] = Field(
+        default_factory=BlockMaskConfig
+    )
+    predictor: PredictorConfig = Field(default_factory=PredictorConfig)
+
+
+class LatentBase(MaskedBase):
+    momentum: Fraction = Field(0.996, description="of the EMA teacher, at the beginning")
+    momentum_end: Fraction = Field(1.0, description="and at the end; linear between")
+
+
+class IJEPAConfig(LatentBase):
+    name: Literal["ijepa"]
+
+
+class BootlegConfig(LatentBase):
+    name: Literal["bootleg"]
+    targets: LayerChoice = Field(
+        EveryN(every=4),
+        description="teacher layers: all, {every: n} from the last back, or a list; the last alone is ijepa",
+    )
+
+
+class MAEConfig(MaskedBase):
+    name: Literal["mae"]
+    mask: Annotated[BlockMaskConfig | RandomMaskConfig, Field(discriminator="kind")] = Field(
+        default_factory=RandomMaskConfig
+    )
+    predictor: PredictorConfig = Field(default_factory=lambda: PredictorConfig(dim=512, depth=8, heads=16))
+    norm_pixels: bool = Field(True, description="each patch by its own mean and deviation")
+
+
+FrameworkConfig = Annotated[
+    SimCLRConfig | BYOLConfig | MoCoV3Config | SimSiamConfig | DINOConfig | IJEPAConfig | BootlegConfig | MAEConfig,
+    Field(discriminator="name"),
 ]
 
 
@@ -351,6 +431,23 @@ class RunConfig(Section):
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the method hides patches of one view, rather than comparing two."""
+        return isinstance(self.framework, MaskedBase)
+
+    @model_validator(mode="after")
+    def _composes(self) -> "RunConfig":
+        if self.masked:
+            name = self.framework.name
+            if self.distill is not None:
+                raise ValueError(f"distill: {name} compares no views; framework.name=bootleg predicts hidden layers")
+            if self.positives.kind != "augment":
+                raise ValueError(f"positives.kind: {name} learns from one view of an image; it takes augment only")
+            if self.views.local_crops is not None:
+                raise ValueError(f"views.local_crops: {name} learns from one view of an image; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":

@@ -287,6 +287,7 @@ class Pretraining:
             local = batch.local_views
             if local is not None:
                 local = normalise(local.to(self.device, non_blocking=True))
+            self.method.begin_step(derive_seed(Use.MASKS, self.config.seed, step, number))
             with contextlib.ExitStack() as stack:
                 if not last and distributed.world_size() > 1:
                     stack.enter_context(self._trained.no_sync())

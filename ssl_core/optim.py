@@ -6,12 +6,12 @@ from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from ssl_core import schedules
 from ssl_core.config import OptimConfig
 from ssl_core.heads import stacked_vectors
-from ssl_core.methods.two_view import TwoView
+from ssl_core.methods.method import Method
 
 LR_BATCH = 256  # `optim.lr` is for a batch of this size
 
 
-def build_optimizer(method: TwoView, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(method: Method, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW, SGD or LARS over what `method` trains; no weight decay on biases and norms.
 
     `method.constant_lr_parameters()` are in groups of their own, marked `constant_lr`.

@@ -11,6 +11,11 @@ def cosine(progress: float, start: float, end: float) -> float:
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * progress))
 
 
+def linear(progress: float, start: float, end: float) -> float:
+    """From `start` at progress 0 to `end` at progress 1."""
+    return start + (end - start) * progress
+
+
 def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float) -> float:
     """Linear from 0 to `peak` over `warmup` steps (reached at the last of them), then cosine to `end`."""
     if step < warmup:

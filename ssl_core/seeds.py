@@ -13,6 +13,7 @@ class Use(IntEnum):
     PICK = 3
     STEP = 4
     PARTNERS = 5
+    MASKS = 6
 
 
 def derive_seed(use: Use, *parts: int) -> int:

@@ -69,11 +69,14 @@ def read_or_replace(source: Source, index: int, channels: int) -> tuple[Image.Im
 
 
 class TrainImages(Dataset):
-    """(epoch, index, partner) → a random view of image `index`, one of `partner`, and local crops of the first."""
+    """(epoch, index, partner) → a random view of image `index`, one of `partner`, and local crops of the first.
 
-    def __init__(self, source: Source, views: ViewsConfig, image_size: int, channels: int, seed: int):
+    With a `count` of 1 the first alone.
+    """
+
+    def __init__(self, source: Source, views: ViewsConfig, image_size: int, channels: int, seed: int, count: int = 2):
         self.source, self.channels, self.seed = source, channels, seed
-        self.views = [random_view(views, view, image_size, channels) for view in (0, 1)]
+        self.views = [random_view(views, view, image_size, channels) for view in range(count)]
         self.local_view = local_view(views, image_size, channels) if views.local_crops else None
         self.local_count = views.local_crops.count if views.local_crops else 0
 
@@ -86,7 +89,7 @@ class TrainImages(Dataset):
             broken += more
         state = torch.get_rng_state()  # in a loader process of its own, or in the training process
         torch.default_generator.manual_seed(derive_seed(Use.VIEWS, self.seed, epoch, used))
-        views = torch.stack([to_tensor(self.views[0](image)), to_tensor(self.views[1](other))])
+        views = torch.stack([to_tensor(view(of)) for view, of in zip(self.views, (image, other), strict=False)])
         local = None
         if self.local_view is not None:
             local = torch.stack([to_tensor(self.local_view(image)) for _ in range(self.local_count)])
@@ -162,9 +165,16 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def train_images(source: Source, config: RunConfig, local_crops: bool = True) -> TrainImages:
-    views = config.views if local_crops else config.views.model_copy(update={"local_crops": None})
+def view_pairs(source: Source, config: RunConfig) -> TrainImages:
+    """Two views of each image, as a method that compares views sees them; no local crops."""
+    views = config.views.model_copy(update={"local_crops": None})
     return TrainImages(source, views, config.backbone.image_size, config.backbone.channels, config.seed)
+
+
+def train_images(source: Source, config: RunConfig) -> TrainImages:
+    """The views that the method wants."""
+    backbone, count = config.backbone, 1 if config.masked else 2
+    return TrainImages(source, config.views, backbone.image_size, backbone.channels, config.seed, count)
 
 
 def train_loader(source: Source, config: RunConfig, workers: int) -> DataLoader:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ssl_core import distributed
 from ssl_core.config import GeometryConfig, KnnConfig, RunConfig
-from ssl_core.data.loading import EvalImages, eval_loader, train_images
+from ssl_core.data.loading import EvalImages, eval_loader, view_pairs
 from ssl_core.data.sources import Images
 from ssl_core.data.views import normalise
 from ssl_core.evaluation import geometry
@@ -63,7 +63,7 @@ class Context:
         """Features of two random views of at most `limit` images of a split: each layer's (2, N, D)."""
         source = getattr(self.images, split)
         keys = [(0, index, index) for index in _pick(len(source), limit).tolist()]
-        return self._extract(split, train_images(source, self.config, local_crops=False), keys)[1]
+        return self._extract(split, view_pairs(source, self.config), keys)[1]
 
     @torch.no_grad()
     def _extract(self, split: str, dataset: Dataset, keys: list) -> tuple[np.ndarray, list[Tensor]]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ssl_core import schedules
+from ssl_core.backbones import chosen_layers
 from ssl_core.config import DistillConfig
-from ssl_core.errors import InputError
 
 
 def is_active(config: DistillConfig | None, predictor: bool) -> bool:
@@ -26,14 +26,7 @@ def select_layers(layers: str | list[int] | object, depth: int) -> list[int]:
     Raises:
         InputError: a layer that the backbone does not have.
     """
-    if layers == "all":
-        return list(range(1, depth))
-    if isinstance(layers, list):
-        missing = [layer for layer in layers if layer > depth]
-        if missing:
-            raise InputError(f"distill.layers: {missing} of a backbone with layers 1 to {depth}")
-        return sorted(set(layers) - {depth})
-    return sorted(range(depth - layers.every, 0, -layers.every))
+    return [layer for layer in chosen_layers(layers, depth, "distill.layers") if layer != depth]
 
 
 def layer_weights(config: DistillConfig, progress: float, hidden: int, device: torch.device) -> tuple[float, Tensor]:

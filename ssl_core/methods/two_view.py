@@ -7,7 +7,6 @@ Multi-crop (Caron et al., 2020) adds small local views that predict the targets 
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +19,10 @@ from ssl_core.errors import InputError
 from ssl_core.heads import LayerHeads
 from ssl_core.methods.framework import Framework
 from ssl_core.methods.hidden import is_active, layer_weights, scale_for_predictor, select_layers
+from ssl_core.methods.method import Method, StepOutput
 
 
-@dataclass
-class StepOutput:
-    """What a step's forward pass gives.
-
-    Attributes:
-        loss: a scalar.
-        parts: its parts by metric name: tensors without gradient, or floats.
-        index_features: what stands for each image in the neighbour search: (B, `TwoView.index_dim`), float32,
-            without gradient; None where nothing is searched.
-    """
-
-    loss: Tensor
-    parts: dict[str, Tensor | float]
-    index_features: Tensor | None = None
-
-
-class TwoView(nn.Module):
+class TwoView(Method):
     """A student that predicts the targets of the other view, at its last layer and at hidden ones.
 
     Args:
@@ -91,23 +75,21 @@ class TwoView(nn.Module):
 
     @property
     def encoder(self) -> Backbone:
-        """The backbone that is evaluated and exported."""
         return self.teacher if self.framework.evaluates_teacher else self.backbone
 
     @property
     def index_dim(self) -> int:
-        """Width of `StepOutput.index_features`."""
         projections = self.cache is not None and self.cache.feature == "projector"
         return self.framework.config.output_dim if projections else self.backbone.widths[-1]
 
     def constant_lr_parameters(self) -> list[nn.Parameter]:
-        """Parameters whose learning rate stays at its peak: a framework's predictors, if it says so."""
+        """A framework's predictors, if it says so."""
         if not self.framework.constant_predictor_lr:
             return []
         return [parameter for heads in self._all_heads for parameter in heads.predictor.parameters()]
 
     def drop_frozen_gradients(self, progress: float) -> None:
-        """Forget the gradients of what is frozen at this progress (DINO's prototypes): between backward and step.
+        """DINO's prototypes, in the first epochs.
 
         They do take part in the backward pass: every rank must see the same parameters in every step.
         """
@@ -116,7 +98,6 @@ class TwoView(nn.Module):
                 parameter.grad = None
 
     def layer_features(self, images: Tensor) -> list[Tensor]:
-        """Features of every layer of the encoder for `images` (B, C, H, W): a list of (B, widths[l])."""
         layers = range(1, self.encoder.depth + 1)
         if not self.norms or self.framework.evaluates_teacher:  # a teacher's only norm is the shared one
             return self.encoder(images, layers)
@@ -124,13 +105,6 @@ class TwoView(nn.Module):
         return self.encoder(images, layers, [own.get(layer, self.encoder.final_norm) for layer in layers])
 
     def forward(self, views: Tensor, progress: float, local_views: Tensor | None = None) -> StepOutput:
-        """One training step's loss.
-
-        Args:
-            views: (2, B, C, H, W), normalised; this rank's images.
-            progress: steps done of all steps, in [0, 1].
-            local_views: (M, B, C, h, w), normalised; smaller crops, which predict and are not predicted.
-        """
         norms = [*self.norms, self.backbone.final_norm] if self.norms else []
         features = self._features(self.backbone, views, self.layers, norms)
         taught, targets = self._teach(views) if self.framework.ema_teacher else (None, None)

@@ -1,0 +1,164 @@
+"""The masked skeleton: what I-JEPA, MAE and Bootleg have in common.
+
+The student sees some patches of an image; a narrow ViT predicts from them what is hidden; what that is, and by which
+measure, a method's own file says.
+"""
+
+import copy
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from ssl_core import distributed, schedules
+from ssl_core.backbones import Backbone
+from ssl_core.config import BackboneConfig, MaskedBase, PredictorConfig
+from ssl_core.heads import LayerLinear
+from ssl_core.methods.masks import Masks, draw
+from ssl_core.methods.method import Method, StepOutput
+
+
+class Predictor(nn.Module):
+    """A narrow ViT: seen patches' features in, predictions for hidden patches out (I-JEPA, Sec. 3; MAE, Sec. 3).
+
+    Args:
+        config: its size.
+        in_dim: width of the features.
+        heads, out_dim: how many predictions of a patch, and their width; a linear map each, of the same outputs.
+        grid: patches of an image, rows and columns.
+    """
+
+    def __init__(self, config: PredictorConfig, in_dim: int, heads: int, out_dim: int, grid: tuple[int, int]):
+        super().__init__()
+        self.embed = nn.Linear(in_dim, config.dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        positions = build_sincos2d_pos_embed(list(grid), config.dim, interleave_sin_cos=True)
+        self.register_buffer("positions", positions, persistent=False)
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads, qkv_bias=True) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.dim)
+        self.heads = LayerLinear(heads, config.dim, out_dim, bias=True)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        nn.init.trunc_normal_(self.heads.weight, std=0.02)
+        nn.init.zeros_(self.heads.bias)
+
+    def forward(self, seen_BVD: Tensor, masks: Masks) -> Tensor:
+        """Predictions (H, B, T, P, out_dim) of each head for each target block, from the same seen patches."""
+        images, blocks, patches = masks.targets.shape
+        seen = self.embed(seen_BVD) + self.positions[masks.context]
+        hidden = self.mask_token + self.positions[masks.targets]
+        # Blocks do not see one another: each is predicted by itself.
+        x = torch.cat([seen[:, None].expand(-1, blocks, -1, -1), hidden.to(seen.dtype)], dim=2).flatten(0, 1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x[:, -patches:]).flatten(0, 1)
+        predictions = self.heads(x.expand(len(self.heads.weight), -1, -1))
+        return predictions.unflatten(1, (images, blocks, patches))
+
+
+class Masked(Method):
+    """A student that sees a part of each image, and a predictor of the rest.
+
+    A method gives `target_layers`, `teach` and `measure`.
+    """
+
+    ema_teacher: ClassVar[bool]
+    """Targets are made by an EMA teacher that sees the whole image; it is the encoder that is evaluated."""
+
+    def __init__(self, backbone: BackboneConfig, config: MaskedBase):
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(backbone)
+        self.grid = self.backbone.grid
+        self.target_layers = self.choose_layers(self.backbone.depth)
+        self.predictor = Predictor(
+            config.predictor, self.backbone.widths[-1], len(self.target_layers), self.target_dim, self.grid
+        )
+        if self.ema_teacher:
+            self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
+        draw(config.mask, self.grid, 2, torch.Generator().manual_seed(0))  # says so where the grid is too small
+        self._seed = 0
+
+    def choose_layers(self, depth: int) -> list[int]:
+        """Layers, from 1, that are predicted; the last layer's number stands for a target of another kind."""
+        return [depth]
+
+    @property
+    def target_dim(self) -> int:
+        """Width of a patch's target."""
+        return self.backbone.widths[-1]
+
+    def teach(self, images: Tensor) -> Tensor:
+        """Targets (H, B, N, target_dim) of all N patches, float32, without gradient."""
+        raise NotImplementedError
+
+    def measure(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Losses (H, B, T, P) of every patch, from (H, B, T, P, target_dim) each."""
+        raise NotImplementedError
+
+    @property
+    def encoder(self) -> Backbone:
+        return self.teacher if self.ema_teacher else self.backbone
+
+    def begin_step(self, seed: int) -> None:
+        self._seed = seed
+
+    def draw_masks(self, images: int, device: torch.device) -> Masks:
+        """This rank's part of the masks of all ranks' images."""
+        world, rank = distributed.world_size(), distributed.rank()
+        masks = draw(self.config.mask, self.grid, world * images, torch.Generator().manual_seed(self._seed))
+        return masks.rows(rank * images, (rank + 1) * images, device)
+
+    def forward(self, views: Tensor, progress: float, local_views: Tensor | None = None) -> StepOutput:
+        images = views[0]
+        masks = self.draw_masks(len(images), images.device)
+        losses = self.patch_losses(images, masks).mean(dim=(1, 2, 3))
+        weights = torch.full_like(losses, 1.0 / len(losses))
+        loss = (weights * losses).sum()
+        parts: dict[str, Tensor | float] = {"loss": loss.detach(), "loss/last": losses[-1].detach()}
+        if len(losses) > 1:
+            named = zip(self.target_layers, losses.detach(), strict=True)
+            parts |= {f"loss/target_{layer:02d}": value for layer, value in named}
+        return StepOutput(loss, parts)
+
+    def patch_losses(self, images: Tensor, masks: Masks) -> Tensor:
+        """Losses (H, B, T, P) of every hidden patch."""
+        with torch.no_grad():
+            targets = self.teach(images)
+            index = masks.targets.flatten(1)[None, :, :, None].expand(len(targets), -1, -1, targets.shape[-1])
+            targets = targets.gather(2, index).unflatten(2, masks.targets.shape[1:])
+        (seen,) = self.backbone.tokens(images, [self.backbone.depth], masks.context)
+        return self.measure(self.predictor(seen, masks).float(), targets)
+
+    @torch.no_grad()
+    def update_teacher(self, progress: float) -> float | None:
+        if not self.ema_teacher:
+            return None
+        momentum = schedules.linear(progress, self.config.momentum, self.config.momentum_end)
+        pairs = [
+            (old, new)
+            for old, new in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True)
+            if new.requires_grad
+        ]
+        torch._foreach_lerp_([old for old, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
+        return momentum
+
+
+class LatentTargets(Masked):
+    """What the EMA teacher says of the hidden patches when it sees the whole image, normalised patch by patch."""
+
+    ema_teacher = True
+
+    def teach(self, images: Tensor) -> Tensor:
+        self.teacher.eval()  # nothing in a teacher is dropped at random
+        tokens = torch.stack(self.teacher.tokens(images, self.target_layers)).float()
+        return F.layer_norm(tokens, tokens.shape[-1:])
+
+    def measure(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return F.smooth_l1_loss(predictions, targets, reduction="none").mean(dim=-1)
