@@ -40,9 +40,10 @@ def draw(
     Raises:
         InputError: the grid is too small to hide this and still show something.
     """
-    if isinstance(config, RandomMaskConfig):
-        return _draw_random(config, grid, images, generator)
-    return _draw_blocks(config, grid, images, generator)
+    with torch.device("cpu"):
+        if isinstance(config, RandomMaskConfig):
+            return _draw_random(config, grid, images, generator)
+        return _draw_blocks(config, grid, images, generator)
 
 
 def _draw_random(config: RandomMaskConfig, grid: tuple[int, int], images: int, generator: torch.Generator) -> Masks:
