@@ -8,6 +8,7 @@ was expected, and the nearest valid key.
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -78,17 +79,25 @@ def _merge(recipe: str | Path, overrides: Sequence[str | Setting]) -> tuple[list
     settings = [item if isinstance(item, Setting) else parse_override(item) for item in overrides]
     files = _read(_find(recipe))
     # Overrides are applied one by one, so that `evaluation.0.every=5` reaches into a recipe's list.
-    merged = OmegaConf.merge(*(layer.values for layer in files))
+    merged = OmegaConf.create(reduce(_over, (OmegaConf.to_container(layer.values) for layer in files)))
     layers = files
     for setting in settings:
         values = OmegaConf.create()
         try:
             OmegaConf.update(values, setting.key, setting.value, merge=True, force_add=True)
-            OmegaConf.update(merged, setting.key, setting.value, merge=True)
+            both = isinstance(setting.value, dict) and OmegaConf.is_dict(OmegaConf.select(merged, setting.key))
+            OmegaConf.update(merged, setting.key, setting.value, merge=both)
         except OmegaConfBaseException as error:
             raise InputError(f"{setting.key}={setting.value}: {str(error).splitlines()[0]}") from error
         layers = [*layers, Layer(setting.where, values)]
     return layers, merged
+
+
+def _over(old: Any, new: Any) -> Any:
+    """`new` over `old`: mappings key by key; anything else takes the place of what was there."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old | {key: _over(old.get(key), value) for key, value in new.items()}
+    return new
 
 
 def dump(config: RunConfig) -> str:

@@ -64,6 +64,17 @@ def test_overrides_win_and_reach_into_lists(tmp_path: Path):
     assert recipes.load(file, ["data.train=x", "distill={alpha: 0.8}"]).distill.alpha == 0.8
 
 
+@pytest.mark.parametrize("before", ["{every: 2}", "[1, 2]", "all"])
+@pytest.mark.parametrize("after", ["{every: 3}", "[3]", "all"])
+def test_a_value_of_one_form_takes_the_place_of_another(before: str, after: str, tmp_path: Path):
+    write(tmp_path / "parent.yaml", f"framework: {{name: byol}}\ndistill: {{alpha: 0.5, layers: {before}}}\n")
+    child = write(tmp_path / "child.yaml", f"extends: parent.yaml\ndata: {{train: x}}\ndistill: {{layers: {after}}}\n")
+    expected = {"{every: 3}": EveryN(every=3), "[3]": [3], "all": "all"}[after]
+    for config in (recipes.load(child), recipes.load(child, [f"distill.layers={before}", f"distill.layers={after}"])):
+        assert config.distill.layers == expected
+        assert config.distill.alpha == 0.5
+
+
 def test_an_unknown_recipe_is_answered_with_the_nearest():
     assert f"did you mean {NAMES[0]}?" in error_of(NAMES[0][:-1] + "x")
     assert "no recipe named nothing-like-it" in error_of("nothing-like-it")
