@@ -21,6 +21,7 @@ COLUMNS = (  # title, metric, format
     ("α", "alpha", "{:.2f}"),
     ("k-NN last", "knn/last", "{:.1%}"),
     ("k-NN best", "knn/best", "{:.1%}"),
+    ("linear last", "linear/last", "{:.1%}"),
     ("RankMe", "rankme/last", "{:.1f}"),
     ("other image", "positives/bootstrap_ratio", "{:.1%}"),
     ("same class", "positives/same_class", "{:.1%}"),
@@ -35,6 +36,11 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric is shown in per cent."""
+    return metric.split("/")[0] in ("knn", "linear")
 
 
 def warn(console: Console, message: str) -> None:
@@ -121,13 +127,14 @@ def layers_of(record: Record, name: str) -> list[float]:
 
 
 def layer_table(before: Record, after: Record) -> Table:
-    """Every layer before training and after: k-NN where it was measured, and the label-free signals."""
+    """Every layer before training and after: accuracies where they were measured, and the label-free signals."""
     table = Table(title="quality by layer, random initialisation → trained", title_justify="left", box=None)
     table.add_column("layer", justify="right")
     shown = [
         (title, name, form)
         for title, name, form in (
             ("k-NN", "knn", "{:.1%}"),
+            ("linear probe", "linear", "{:.1%}"),
             ("RankMe", "rankme", "{:.1f}"),
             ("std", "std", "{:.2f}"),
             ("alignment", "alignment", "{:.3f}"),
@@ -137,13 +144,11 @@ def layer_table(before: Record, after: Record) -> Table:
     ]
     for title, _, _ in shown:
         table.add_column(title, justify="right")
-    best = layers_of(after, "knn")
     for layer in range(len(layers_of(after, shown[0][1])) if shown else 0):
-        mark = " ★" if best and best[layer] == max(best) else "  "
-        cells = [
-            f"{form.format(layers_of(before, name)[layer])} → {form.format(layers_of(after, name)[layer])}"
-            + (mark if name == "knn" else "")
-            for _, name, form in shown
-        ]
+        cells = []
+        for _, name, form in shown:
+            old, new = layers_of(before, name), layers_of(after, name)
+            mark = (" ★" if new[layer] == max(new) else "  ") if is_accuracy(name) else ""
+            cells.append(f"{form.format(old[layer])} → {form.format(new[layer])}{mark}")
         table.add_row(str(layer + 1), *cells)
     return table

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.display import duration
+from orchestrator.display import duration, is_accuracy
 from orchestrator.plan import Plan, epochs_of
 from orchestrator.results import Score, Trial, ranking
 from orchestrator.search_space import cell, describe, short
@@ -128,4 +128,4 @@ def form(metric: str, value: float | None) -> str:
     """A metric's value: accuracies in per cent."""
     if value is None:
         return ""
-    return f"{value:.1%}" if metric.startswith("knn") else f"{value:.4g}"
+    return f"{value:.1%}" if is_accuracy(metric) else f"{value:.4g}"

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from orchestrator.display import is_accuracy
 from orchestrator.importance import Importance, comparable
 from orchestrator.published import CURVES
 from orchestrator.report import save_figure
@@ -65,11 +66,11 @@ class SweepPictures:
         return found
 
     def _scaled(self, value: float) -> float:
-        return 100 * value if self.metric.startswith("knn") else value
+        return 100 * value if is_accuracy(self.metric) else value
 
     @property
     def _unit(self) -> str:
-        return f"{self.metric} (%)" if self.metric.startswith("knn") else self.metric
+        return f"{self.metric} (%)" if is_accuracy(self.metric) else self.metric
 
     def _measured(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.value(self.metric) is not None]

@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.display import duration
+from orchestrator.display import duration, is_accuracy
 from orchestrator.importance import comparable, importances, seed_share
 from orchestrator.published import CURVES
 from orchestrator.results import Score, Trial, difference, pareto_front, ranking, read_trials, seconds_of
@@ -77,8 +77,8 @@ class Report:
 
     def _lead(self) -> str:
         lead, half = difference(self.best, self.scores[1])
-        form = "{:.1f}" if self.metric.startswith("knn") else "{:.2g}"
-        scale, unit = (100, " points") if self.metric.startswith("knn") else (1, "")
+        form = "{:.1f}" if is_accuracy(self.metric) else "{:.2g}"
+        scale, unit = (100, " points") if is_accuracy(self.metric) else (1, "")
         by = form.format(scale * abs(lead))
         if half is None:
             return f"it leads the next by {by}{unit}; one seed says nothing about noise: repeats=3 would"
@@ -90,7 +90,7 @@ class Report:
         if half is None:
             return form(self.metric, score.mean)
         seeds = f"({len(score.values)} seeds)"
-        if self.metric.startswith("knn"):
+        if is_accuracy(self.metric):
             return f"{100 * score.mean:.1f} ± {100 * half:.1f} % {seeds}"
         return f"{score.mean:.4g} ± {half:.2g} {seeds}"
 
@@ -143,7 +143,7 @@ class Report:
     def _against(self, score: Score, base: Score) -> str:
         """The difference from `base`, paired by seed."""
         mean, half = difference(score, base)
-        if self.metric.startswith("knn"):
+        if is_accuracy(self.metric):
             return f"{100 * mean:+.1f}" + (f" ± {100 * half:.1f}" if half is not None else "")
         return f"{mean:+.2g}" + (f" ± {half:.2g}" if half is not None else "")
 

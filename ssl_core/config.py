@@ -209,6 +209,7 @@ class MaskedBase(Section):
         default_factory=BlockMaskConfig
     )
     predictor: PredictorConfig = Field(default_factory=PredictorConfig)
+    picture_every: PositiveInt = Field(10, description="epochs between two pictures of masks and errors")
 
 
 class LatentBase(MaskedBase):
@@ -368,6 +369,16 @@ class KnnConfig(Section):
     max_val: PositiveInt = Field(50_000, description="images of val that are classified")
 
 
+class LinearConfig(Section):
+    """A linear probe: logistic regression on each layer's frozen features."""
+
+    kind: Literal["linear"] = "linear"
+    every: PositiveInt = Field(10, description="epochs; it costs more than k-NN, most of all with many classes")
+    l2: NonNegativeFloat = Field(1e-3, description="weight of the squared weights, on features of deviation 1")
+    max_train: PositiveInt = Field(50_000, description="images that it is fitted to, drawn from train")
+    max_val: PositiveInt = Field(50_000, description="images of val that are classified")
+
+
 class GeometryConfig(Section):
     """Signals that need no labels: std, RankMe, alignment, uniformity and their ratios (SDSSL Sec. 4.4)."""
 
@@ -376,7 +387,7 @@ class GeometryConfig(Section):
     max_images: PositiveInt = Field(2048, description="from val, or from train where there is none")
 
 
-EvaluatorConfig = Annotated[KnnConfig | GeometryConfig, Field(discriminator="kind")]
+EvaluatorConfig = Annotated[KnnConfig | LinearConfig | GeometryConfig, Field(discriminator="kind")]
 
 
 class ScalingConfig(Section):

@@ -13,16 +13,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssl_core import distributed
-from ssl_core.config import GeometryConfig, KnnConfig, RunConfig
+from ssl_core.config import EvaluatorConfig, GeometryConfig, KnnConfig, LinearConfig, RunConfig
 from ssl_core.data.loading import EvalImages, eval_loader, view_pairs
 from ssl_core.data.sources import Images
 from ssl_core.data.views import normalise
 from ssl_core.evaluation import geometry
 from ssl_core.evaluation.knn import knn_predict
+from ssl_core.evaluation.linear import linear_predict
 from ssl_core.seeds import Use, derive_seed
 
 LOWER_IS_BETTER = {"alignment", "uniformity"}
 """Metrics whose `…/best` is the lowest layer's."""
+NEED_LABELS = ("knn", "linear")
+"""Evaluators that measure accuracies; so are their metrics called."""
 COLLAPSED_STD, COLLAPSED_RANK = 0.05, 1.5
 
 Layers = dict[str, Callable[[int], float]]
@@ -90,7 +93,7 @@ class Context:
         return gather(ids).numpy(), layers
 
 
-def evaluate(evaluators: Sequence[KnnConfig | GeometryConfig], context: Context) -> dict[str, float]:
+def evaluate(evaluators: Sequence[EvaluatorConfig], context: Context) -> dict[str, float]:
     """Run `evaluators`: `name/layer_01`, …, `name/last`, `name/best` for every metric."""
     metrics: dict[str, float] = {}
     for config in evaluators:
@@ -104,13 +107,13 @@ def evaluate(evaluators: Sequence[KnnConfig | GeometryConfig], context: Context)
     return metrics
 
 
-def due(config: RunConfig, images: Images, epoch: int) -> list[KnnConfig | GeometryConfig]:
-    """The evaluators of `config` that this epoch asks for; k-NN needs labels on both sets."""
+def due(config: RunConfig, images: Images, epoch: int) -> list[EvaluatorConfig]:
+    """The evaluators of `config` that this epoch asks for; some need labels on both sets."""
     ends = (0, config.optim.epochs)
     return [
         evaluator
         for evaluator in config.evaluation
-        if (epoch in ends or epoch % evaluator.every == 0) and (evaluator.kind != "knn" or images.labelled)
+        if (epoch in ends or epoch % evaluator.every == 0) and (evaluator.kind not in NEED_LABELS or images.labelled)
     ]
 
 
@@ -145,18 +148,34 @@ def _pick(images: int, limit: int) -> np.ndarray:
 
 
 def _knn(context: Context, config: KnnConfig) -> tuple[int, Layers]:
+    def predict(queries: Tensor, bank: Tensor, labels: Tensor, classes: int) -> Tensor:
+        return knn_predict(queries, bank, labels, classes, config.k, config.temperature)
+
+    return _accuracy("knn", predict, context, config)
+
+
+def _linear(context: Context, config: LinearConfig) -> tuple[int, Layers]:
+    def predict(queries: Tensor, bank: Tensor, labels: Tensor, classes: int) -> Tensor:
+        queries, bank, labels = (x.to(context.device) for x in (queries, bank, labels))
+        return linear_predict(queries, bank, labels, classes, config.l2).cpu()
+
+    return _accuracy("linear", predict, context, config)
+
+
+def _accuracy(
+    name: str, predict: Callable[..., Tensor], context: Context, config: KnnConfig | LinearConfig
+) -> tuple[int, Layers]:
+    """How often `predict(queries, bank, bank's labels, classes)` knows a class, of images of val by those of train."""
     train, val = context.images.train, context.images.val
     bank_ids, bank = context.features("train", config.max_train)
     query_ids, queries = context.features("val", config.max_val)
     bank_labels, labels = torch.from_numpy(train.labels[bank_ids]), torch.from_numpy(val.labels[query_ids])
 
     def accuracy(layer: int) -> float:
-        predictions = knn_predict(
-            queries[layer], bank[layer], bank_labels, len(train.classes), config.k, config.temperature
-        )
+        predictions = predict(queries[layer], bank[layer], bank_labels, len(train.classes))
         return (predictions == labels).float().mean().item()
 
-    return len(bank), {"knn": accuracy}
+    return len(bank), {name: accuracy}
 
 
 def _geometry(context: Context, config: GeometryConfig) -> tuple[int, Layers]:
@@ -174,8 +193,9 @@ def _geometry(context: Context, config: GeometryConfig) -> tuple[int, Layers]:
     }
 
 
-_EVALUATORS = {"knn": _knn, "geometry": _geometry}
+_EVALUATORS = {"knn": _knn, "linear": _linear, "geometry": _geometry}
 _METRICS = {
     "knn": ("knn",),
+    "linear": ("linear",),
     "geometry": ("std", "rankme", "alignment", "uniformity", "uniformity_ratio", "alignment_ratio"),
 }

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from ssl_core.config import RunConfig
 from ssl_core.data.sources import open_images
 from ssl_core.evaluation import geometry
 from ssl_core.evaluation.knn import knn_predict
+from ssl_core.evaluation.linear import linear_predict
 from ssl_core.loop import Pretraining
 from ssl_core.neighbors import search
 from tests.conftest import tiny_config
@@ -58,6 +60,22 @@ def test_a_bank_smaller_than_k_is_used_whole():
     queries, _ = clusters(4, 2)
     few, many = (knn_predict(queries, bank, labels, classes=4, k=k) for k in (5, 20))
     assert few.tolist() == many.tolist()
+
+
+@pytest.mark.parametrize("l2", [1e-3, 0.1])
+def test_the_linear_probe_is_sklearns_logistic_regression(l2: float):
+    (bank, labels), (queries, truth) = clusters(80, 1), clusters(200, 2)
+    mean, deviation = bank.mean(0), bank.std(0, correction=0)
+    peer = LogisticRegression(C=1 / (l2 * len(bank)), tol=1e-8, max_iter=5000).fit((bank - mean) / deviation, labels)
+    expected = peer.predict((queries - mean) / deviation)
+    got = linear_predict(1000 * queries + 5, 1000 * bank + 5, labels, classes=4, l2=l2)  # units do not matter
+    assert got.tolist() == expected.tolist()
+    assert got.tolist() != truth.tolist(), "the data must be hard enough"
+
+
+def test_a_linear_probe_of_features_that_say_nothing_is_no_error():
+    bank, labels = clusters(20, 1)
+    assert linear_predict(0 * bank, 0 * bank, labels, classes=4).tolist() == [0] * 20
 
 
 def test_faiss_and_torch_find_the_same_rows(monkeypatch: pytest.MonkeyPatch):
@@ -112,7 +130,8 @@ def test_collapse_is_named_and_a_healthy_layer_is_not():
 
 
 def evaluation_config(workers: int = 1, **knn) -> RunConfig:
-    evaluators = [{"kind": "knn", "k": 5, **knn}, {"kind": "geometry", "max_images": 33}]
+    limits = {key: value for key, value in knn.items() if key.startswith("max")}
+    evaluators = [{"kind": "knn", "k": 5, **knn}, {"kind": "linear", **limits}, {"kind": "geometry", "max_images": 33}]
     return tiny_config(
         "simclr", data={"limit": 61}, evaluation=evaluators, scaling={"workers": workers}, optim={"epochs": 10}
     )
@@ -134,7 +153,7 @@ def test_two_ranks_measure_what_one_does(two_ranks: Ranks):
 
 def test_every_layer_is_measured_and_the_best_is_named():
     metrics = figures(evaluation_config(max_val=50))
-    for name in ("knn", "std", "rankme", "alignment", "uniformity", "uniformity_ratio", "alignment_ratio"):
+    for name in ("knn", "linear", "std", "rankme", "alignment", "uniformity", "uniformity_ratio", "alignment_ratio"):
         layers = [metrics[f"{name}/layer_{layer:02d}"] for layer in (1, 2, 3)]
         assert metrics[f"{name}/last"] == layers[-1]
         assert metrics[f"{name}/best"] == (min if name in ("alignment", "uniformity") else max)(layers)
