@@ -1,4 +1,5 @@
-"""The command line: `strata pretrain | sweep | submit | report | recipes | show | neighbors | sync | ui | doctor`.
+"""The command line: `strata pretrain`, `sweep`, `submit`, `report`, `recipes`, `show`, `neighbors`, `masks`, `sync`,
+`ui` and `doctor`.
 
 Exit status 0: done; 1: the work failed; 2: the input is wrong. Heavy imports wait until work starts,
 so that `strata --help` answers at once.
@@ -8,6 +9,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +66,16 @@ Address = Annotated[
         callback=_set_address,
         expose_value=False,
     ),
+]
+
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder.", **PLACE)]
+SomeImages = Annotated[
+    list[str] | None,
+    typer.Option(help="A training image by number, or by the end of its file's name; may be repeated."),
+]
+AfterEpoch = Annotated[int | None, typer.Option(help="After which epoch.  [default: the last]")]
+PictureFile = Annotated[
+    Path | None, typer.Option(help="The PNG file.  [default: in the run's plots/]", show_default=False)
 ]
 
 
@@ -244,15 +256,10 @@ def show(
 
 @app.command()
 def neighbors(
-    run: Annotated[Path, typer.Argument(help="A run's folder.", **PLACE)],
-    image: Annotated[
-        list[str] | None,
-        typer.Option(help="A training image by number, or by the end of its file's name; may be repeated."),
-    ] = None,
-    epoch: Annotated[int | None, typer.Option(help="After which epoch.  [default: the last]")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="The PNG file.  [default: in the run's plots/]", show_default=False)
-    ] = None,
+    run: RunFolder,
+    image: SomeImages = None,
+    epoch: AfterEpoch = None,
+    output: PictureFile = None,
     debug: Debug = False,
 ) -> None:
     """Draw images of a run with their neighbours in order, each with the probability of being its partner.
@@ -260,16 +267,47 @@ def neighbors(
     A red frame says that the neighbour has another label. Runs with `positives.kind=adasim` or `nearest`
     have neighbours; `strata neighbors RUN --image 12 --image cats/tom.jpg` shows those of two images.
     """
-    from orchestrator.neighbors import draw_neighbors, find_images
+    from orchestrator.neighbors import draw_neighbors
+
+    _draw("neighbors", draw_neighbors, run, image, epoch, output)
+
+
+@app.command()
+def masks(
+    run: RunFolder,
+    image: SomeImages = None,
+    epoch: AfterEpoch = None,
+    output: PictureFile = None,
+    debug: Debug = False,
+) -> None:
+    """Draw images of a run, what its student sees of them, and how well it predicts the rest.
+
+    For each target layer a map of the loss by patch, and for MAE the image with what it predicts. Runs of `ijepa`,
+    `mae` and `bootleg` hide patches; an epoch needs its checkpoint.
+    """
+    from orchestrator.masks import draw_masks
+
+    _draw("masks", draw_masks, run, image, epoch, output)
+
+
+def _draw(
+    name: str,
+    draw: Callable[..., Path],
+    folder: Path,
+    names: list[str] | None,
+    epoch: int | None,
+    output: Path | None,
+) -> None:
+    """Draw a picture of images of a run, and say where it is."""
+    from orchestrator.report import find_images
     from orchestrator.runs import run_at
     from ssl_core.data.sources import open_images
 
-    found = run_at(run, "RUN")
-    source = open_images(found.config.data).train
-    queries = find_images(source, image or [])
-    name = "neighbors" + "".join(f"_{query}" for query in queries) + (f"_epoch{epoch}" if epoch else "")
-    target = output or found.output / "plots" / f"{name}.png"
-    draw_neighbors(found.config, found.output, source, target, epoch, queries)
+    run = run_at(folder, "RUN")
+    source = open_images(run.config.data).train
+    images = find_images(source, names or [])
+    name += "".join(f"_{image}" for image in images) + (f"_epoch{epoch}" if epoch else "")
+    target = draw(run.config, run.output, source, output or run.plots / f"{name}.png", epoch, images)
     console.print(f"{target}", highlight=False, soft_wrap=True)
 
 

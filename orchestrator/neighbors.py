@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.report import neighbor_picture, save_figure
+from orchestrator.report import neighbor_picture, save_figure, some_images
 from ssl_core.config import RunConfig
 from ssl_core.data.sources import Source
 from ssl_core.errors import InputError
@@ -13,8 +13,6 @@ from ssl_core.neighbors.files import epochs_with_lists, read_epoch
 from ssl_core.neighbors.index import nearest_others, spread_of
 from ssl_core.neighbors.positives import Signals, index_options, tau_of
 from ssl_core.neighbors.window import Window
-
-SHOWN = 8  # images of a picture that nobody chose
 
 
 def draw_neighbors(
@@ -45,9 +43,7 @@ def draw_neighbors(
         )
     for number in needed:
         window.push(*read_epoch(folder, number, len(source), options["top_k"], window.rows))
-    if not len(images):
-        images = np.sort(np.random.default_rng(0).permutation(len(source))[:SHOWN])
-    queries = np.asarray(images)
+    queries = np.asarray(images if len(images) else some_images(source))
     title = f"{config.name}, epoch {epoch}: neighbours by probability"
     lists = window.epochs[-1]
     if config.positives.kind == "nearest":
@@ -59,23 +55,3 @@ def draw_neighbors(
         near, probabilities, gate = window.distribution(queries, tau_of(config.positives, means))
         title += "" if window.full else f" (none is drawn before {window.size} epochs are finished)"
     return save_figure(neighbor_picture(source, queries, near, probabilities, gate, title), target)
-
-
-def find_images(source: Source, names: Sequence[str]) -> list[int]:
-    """Images by number, or by how their file's name ends.
-
-    Raises:
-        InputError: no such image.
-    """
-    found = []
-    for name in names:
-        if name.isdigit():
-            if int(name) >= len(source):
-                raise InputError(f"--image: {name} of {len(source)} images, which are numbered from 0")
-            found.append(int(name))
-            continue
-        match = next((index for index in range(len(source)) if source.where(index).endswith(name)), None)
-        if match is None:
-            raise InputError(f"--image: no training image whose name ends in {name}; a number will do as well")
-        found.append(match)
-    return found

@@ -86,7 +86,16 @@ class _Recorder:
         self.history = History(run.output)
         self.about: dict[str, Any] = {}
         self.startup_seconds: float | None = None
-        columns = ["epoch", "loss", "loss/last", "knn/last", "knn/best", "rankme/last", "images_per_second"]
+        columns = [
+            "epoch",
+            "loss",
+            "loss/last",
+            "knn/last",
+            "knn/best",
+            "linear/last",
+            "rankme/last",
+            "images_per_second",
+        ]
         if run.config.distill is not None:
             columns += ["loss/hidden", "loss/predictor", "alpha"]
         if run.config.positives.kind != "augment":
@@ -121,20 +130,27 @@ class _Recorder:
         self.history.add(record)
         self.display.epoch(record)
         self.tracker.log(record)
-        self._draw_neighbors(int(record["epoch"]))
+        self._draw(int(record["epoch"]))
 
-    def _draw_neighbors(self, epoch: int) -> None:
+    def _draw(self, epoch: int) -> None:
+        """The picture of images that this epoch asks for."""
         config = self.run.config
-        if not epoch or not config.positives.searches:
-            return
-        if epoch % config.positives.picture_every and epoch != config.optim.epochs:
-            return
-        from orchestrator.neighbors import draw_neighbors
+        if config.masked:
+            from orchestrator.masks import draw_masks as draw
 
-        target = self.run.plots / f"neighbors_{epoch:04d}.png"
+            name, every = "masks", config.framework.picture_every
+        elif config.positives.searches:
+            from orchestrator.neighbors import draw_neighbors as draw
+
+            name, every = "neighbors", config.positives.picture_every
+        else:
+            return
+        if not epoch or (epoch % every and epoch != config.optim.epochs):
+            return
+        target = self.run.plots / f"{name}_{epoch:04d}.png"
         try:
-            draw_neighbors(config, self.run.output, self.images.train, target, epoch)
-        except InputError:
+            draw(config, self.run.output, self.images.train, target, epoch)
+        except (InputError, FileNotFoundError):
             return  # training is epochs ahead, and has dropped what this picture needs
         self.tracker.log_files([(target, "plots")])
 

@@ -11,15 +11,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orchestrator.display import layers_of
+from orchestrator.display import is_accuracy, layers_of
 from ssl_core.data.sources import BROKEN, Source
 from ssl_core.data.views import to_channels
+from ssl_core.errors import InputError
 from ssl_core.files import write_atomically
 
 Record = Mapping[str, float]
 PICTURE_COLUMNS, TILE = 10, 128  # of a picture of neighbours: how many; pixels of each
-SIGNALS = ("knn", "rankme", "std", "alignment", "uniformity")
-TITLES = {"knn": "k-NN accuracy", "rankme": "RankMe", "std": "feature deviation"}
+SHOWN = 8  # images of a picture that nobody chose
+SIGNALS = ("knn", "linear", "rankme", "std", "alignment", "uniformity")
+TITLES = {"knn": "k-NN accuracy", "linear": "linear probe", "rankme": "RankMe", "std": "feature deviation"}
 
 
 def draw_plots(history: Sequence[Record], folder: Path) -> list[Path]:
@@ -29,7 +31,7 @@ def draw_plots(history: Sequence[Record], folder: Path) -> list[Path]:
     figures = {}
     if trained:
         figures["loss"] = _loss_and_schedules(trained)
-    for name in ("knn", "rankme"):
+    for name in ("knn", "linear", "rankme"):
         if evaluated and layers_of(evaluated[-1], name):
             figures[f"{name}_by_layer"] = _heat_map([r for r in evaluated if layers_of(r, name)], name)
     if any(name.startswith("positives/") for record in trained for name in record):
@@ -50,10 +52,9 @@ def _loss_and_schedules(records: Sequence[Record]) -> Figure:
     schedules = [name for name in ("alpha", "lr", "weight_decay", "momentum") if name in records[-1]]
     figure, axes = plt.subplots(1, 1 + len(schedules), figsize=(4.5 + 2.6 * len(schedules), 3.4), layout="constrained")
     axes = np.atleast_1d(axes)
-    parts = [name for name in ("loss", "loss/last", "loss/hidden", "loss/predictor") if name in records[-1]]
-    for name in parts:
-        if name == "loss" and len(parts) == 2:
-            continue  # the loss is its last layer's: one line, not two
+    targets = sorted(name for name in records[-1] if name.startswith("loss/target_"))
+    parts = targets or [name for name in ("loss/last", "loss/hidden", "loss/predictor") if name in records[-1]]
+    for name in parts if len(parts) == 1 else ["loss", *parts]:  # a loss of one part is that part
         _line(axes[0], records, name, label=name)
     axes[0].set(title="loss and its parts", xlabel="epoch")
     if max(r["loss"] for r in records) > 4 * min(r["loss/last"] for r in records) > 0:
@@ -100,7 +101,7 @@ def _heat_map(records: Sequence[Record], name: str) -> Figure:
     figure, axis = plt.subplots(
         figsize=(max(5, 1.5 + 0.6 * columns), max(3, 1.4 + 0.32 * layers)), layout="constrained"
     )
-    shown = 100 * values if name == "knn" else values
+    shown = 100 * values if is_accuracy(name) else values
     picture = axis.imshow(shown, aspect="auto", origin="lower", cmap="viridis")
     axis.set_yticks(range(layers), [str(layer + 1) for layer in range(layers)])
     step = max(1, columns // 16)
@@ -111,7 +112,7 @@ def _heat_map(records: Sequence[Record], name: str) -> Figure:
         for (layer, column), value in np.ndenumerate(shown):
             colour = "black" if value > middle else "white"
             axis.text(column, layer, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(picture, label="%" if name == "knn" else None)
+    figure.colorbar(picture, label="%" if is_accuracy(name) else None)
     return figure
 
 
@@ -120,10 +121,10 @@ def _before_after(before: Record, after: Record) -> Figure:
     figure, axes = plt.subplots(1, len(names), figsize=(3.0 * len(names), 3.2), layout="constrained", squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         layers = range(1, len(layers_of(after, name)) + 1)
-        scale = 100 if name == "knn" else 1
+        scale = 100 if is_accuracy(name) else 1
         axis.plot(layers, [scale * v for v in layers_of(before, name)], "o--", color="0.6", label="random init")
         axis.plot(layers, [scale * v for v in layers_of(after, name)], "o-", label=f"epoch {after['epoch']:.0f}")
-        axis.set(title=TITLES.get(name, name) + (" (%)" if name == "knn" else ""), xlabel="layer")
+        axis.set(title=TITLES.get(name, name) + (" (%)" if is_accuracy(name) else ""), xlabel="layer")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
     return figure
@@ -165,6 +166,35 @@ def neighbor_picture(
     return figure
 
 
+def mask_picture(columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Images, what the student saw of them, and how far off its predictions of the rest are.
+
+    Args:
+        columns: title → pictures (B, H, W, 3) uint8.
+        errors: title → error maps (B, rows, columns), NaN for what was seen; all on one scale.
+    """
+    images, count = len(next(iter(columns.values()))), len(columns) + len(errors)
+    figure, axes = plt.subplots(
+        images, count, figsize=(1.25 * count + 0.9, 1.25 * images + 0.7), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for place, (name, pictures) in enumerate(columns.items()):
+        axes[0][place].set_title(name, fontsize=7)
+        for axis, picture in zip(axes[:, place], pictures, strict=True):
+            axis.imshow(picture)
+    highest = max(float(np.nanmax(maps)) for maps in errors.values())
+    for place, (name, maps) in enumerate(errors.items(), start=len(columns)):
+        axes[0][place].set_title(f"{name}\nmean {np.nanmean(maps):.2f}", fontsize=7)
+        for axis, values in zip(axes[:, place], maps, strict=True):
+            shown = axis.imshow(values, cmap="magma", vmin=0, vmax=highest)
+            axis.set_facecolor("0.9")
+    figure.colorbar(shown, ax=axes[:, -1], label="loss of a patch", shrink=0.6)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
 def _tile(axis: Axes, source: Source, index: int) -> None:
     try:
         image = to_channels(source.read(int(index)), 3)
@@ -173,3 +203,28 @@ def _tile(axis: Axes, source: Source, index: int) -> None:
         return
     image.thumbnail((TILE, TILE))
     axis.imshow(np.asarray(image))
+
+
+def some_images(source: Source) -> list[int]:
+    """Images for a picture, where nobody chose any: always the same."""
+    return sorted(np.random.default_rng(0).permutation(len(source))[:SHOWN].tolist())
+
+
+def find_images(source: Source, names: Sequence[str]) -> list[int]:
+    """Images by number, or by how their file's name ends.
+
+    Raises:
+        InputError: no such image.
+    """
+    found = []
+    for name in names:
+        if name.isdigit():
+            if int(name) >= len(source):
+                raise InputError(f"--image: {name} of {len(source)} images, which are numbered from 0")
+            found.append(int(name))
+            continue
+        match = next((index for index in range(len(source)) if source.where(index).endswith(name)), None)
+        if match is None:
+            raise InputError(f"--image: no training image whose name ends in {name}; a number will do as well")
+        found.append(match)
+    return found

@@ -38,12 +38,23 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 (…, C, H, W) → float32 with ImageNet's mean and deviation (their average for grey images)."""
+    scale, shift = _scale_and_shift(images)
+    return images.float().mul_(scale).sub_(shift)
+
+
+def denormalise(images: Tensor) -> Tensor:
+    """The uint8 images (…, C, H, W) that `normalise` made these of."""
+    scale, shift = _scale_and_shift(images)
+    return ((images + shift) / scale).round().clamp(0, 255).to(torch.uint8)
+
+
+def _scale_and_shift(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised is uint8 · scale − shift."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device)
     std = torch.tensor(IMAGENET_STD, device=images.device)
     if images.shape[-3] == 1:
         mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
-    scale, shift = (1.0 / (255.0 * std)).view(-1, 1, 1), (mean / std).view(-1, 1, 1)
-    return images.float().mul_(scale).sub_(shift)
+    return (1.0 / (255.0 * std)).view(-1, 1, 1), (mean / std).view(-1, 1, 1)
 
 
 class GaussianBlur(v2.Transform):

@@ -129,12 +129,27 @@ class Masked(Method):
 
     def patch_losses(self, images: Tensor, masks: Masks) -> Tensor:
         """Losses (H, B, T, P) of every hidden patch."""
+        return self.measure(*self.predict(images, masks))
+
+    def predict(self, images: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
+        """Predictions and targets (H, B, T, P, target_dim) of every hidden patch, float32."""
         with torch.no_grad():
             targets = self.teach(images)
             index = masks.targets.flatten(1)[None, :, :, None].expand(len(targets), -1, -1, targets.shape[-1])
             targets = targets.gather(2, index).unflatten(2, masks.targets.shape[1:])
         (seen,) = self.backbone.tokens(images, [self.backbone.depth], masks.context)
-        return self.measure(self.predictor(seen, masks).float(), targets)
+        return self.predictor(seen, masks).float(), targets
+
+    @torch.no_grad()
+    def error_maps(self, images: Tensor, masks: Masks) -> Tensor:
+        """How far off predictions are: (H, B, rows, columns), averaged where blocks overlap, NaN where none is."""
+        losses = self.patch_losses(images, masks).flatten(2)
+        where = masks.targets.flatten(1).expand_as(losses)
+        sums, counts = (
+            torch.zeros(*losses.shape[:2], self.grid[0] * self.grid[1], device=losses.device).scatter_add_(2, where, x)
+            for x in (losses, torch.ones_like(losses))
+        )
+        return (sums / counts).unflatten(2, self.grid)
 
     @torch.no_grad()
     def update_teacher(self, progress: float) -> float | None:

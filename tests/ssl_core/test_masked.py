@@ -11,6 +11,7 @@ from torch import Tensor
 from ssl_core import distributed, methods
 from ssl_core.config import BlockMaskConfig, RandomMaskConfig, RunConfig
 from ssl_core.data.sources import open_images
+from ssl_core.data.views import denormalise, normalise
 from ssl_core.errors import InputError
 from ssl_core.loop import Pretraining, Reporter
 from ssl_core.methods.masked import Masked
@@ -186,6 +187,52 @@ def test_no_gradient_reaches_the_teacher_which_follows(name: str) -> None:
     torch.testing.assert_close(teacher.weight, (before + student.weight) / 2)
     assert method.update_teacher(1.0) == 1.0
     assert method.encoder is method.teacher
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_error_maps_say_how_far_off_each_hidden_patch_is(name: str) -> None:
+    method = build(name, mask=BLOCKS).eval()
+    masks = method.draw_masks(4, torch.device("cpu"))
+    maps = method.error_maps(images(), masks)
+    assert maps.shape == (len(method.target_layers), 4, 4, 4)
+    losses = method.patch_losses(images(), masks)
+    for image, targets in enumerate(masks.targets):
+        for patch in range(16):
+            own = losses[:, image][:, targets == patch]
+            shown = maps[:, image, patch // 4, patch % 4]
+            if own.numel():
+                torch.testing.assert_close(shown, own.mean(dim=1))
+            else:
+                assert shown.isnan().all()
+
+
+@pytest.mark.parametrize("norm_pixels", [True, False])
+def test_mae_reconstructs_what_is_hidden_and_leaves_what_is_seen(norm_pixels: bool, monkeypatch) -> None:
+    method = build("mae", norm_pixels=norm_pixels)
+    masks = method.draw_masks(4, torch.device("cpu"))
+    known = denormalise(images())
+    x = normalise(known)
+    seen = torch.zeros(4, 16).scatter_(1, masks.context, 1.0).view(4, 1, 4, 4)
+    seen = seen.repeat_interleave(8, 2).repeat_interleave(8, 3).bool().expand_as(x)
+    rebuilt = method.reconstruct(x, masks)
+    assert torch.equal(rebuilt[seen], x[seen])
+    assert not torch.allclose(rebuilt[~seen], x[~seen], atol=0.1)
+    truth = method.predict(x, masks)[1]
+    monkeypatch.setattr(method, "predict", lambda *_: (truth, truth))
+    torch.testing.assert_close(method.reconstruct(x, masks), x, rtol=1e-4, atol=1e-4)
+    assert torch.equal(denormalise(method.reconstruct(x, masks)), known)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_bfloat16_runs_and_stays_near_float32(name: str) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        values = config_of(name).model_dump(mode="json")
+        values["optim"] |= {"epochs": 1, "precision": precision}
+        config = RunConfig.model_validate(values)
+        losses[precision] = Pretraining(config, open_images(config.data), loaders=0).run(Reporter())[-1]["loss"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
 
 
 def _gradients(name: str, whole: Tensor) -> dict[str, Tensor]:
