@@ -227,6 +227,9 @@ class BootlegConfig(LatentBase):
         EveryN(every=4),
         description="teacher layers: all, {every: n} from the last back, or a list; the last alone is ijepa",
     )
+    target_weights: Annotated[list[PositiveFloat], Field(min_length=1)] | None = Field(
+        None, description="of each target layer's loss, first to last; only ratios count. default: all the same"
+    )
 
 
 class MAEConfig(MaskedBase):

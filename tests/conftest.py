@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ssl_core.config import RunConfig
+from ssl_core.methods import MASKED
 from tests.gloo import Ranks
 
 TINY = {
@@ -25,11 +26,14 @@ TINY = {
     "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-2, "warmup_epochs": 0},
     "evaluation": [],
 }
+MASKED_FRAMEWORK = {"predictor": {"dim": 16, "depth": 2, "heads": 2}, "mask": {"kind": "random", "share": 0.5}}
 
 
 def tiny_config(name: str = "mocov3", /, **sections) -> RunConfig:
     """A run that takes no time: `tiny_config("byol", distill={}, optim={"epochs": 3})` changes what is named."""
     values = copy.deepcopy(TINY)
+    if name in MASKED:
+        values["framework"] = copy.deepcopy(MASKED_FRAMEWORK)
     values["framework"]["name"] = name
     for key, value in sections.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):

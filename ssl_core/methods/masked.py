@@ -77,6 +77,7 @@ class Masked(Method):
         self.backbone = Backbone(backbone)
         self.grid = self.backbone.grid
         self.target_layers = self.choose_layers(self.backbone.depth)
+        self.register_buffer("weights", self.weigh(len(self.target_layers)), persistent=False)
         self.predictor = Predictor(
             config.predictor, self.backbone.widths[-1], len(self.target_layers), self.target_dim, self.grid
         )
@@ -88,6 +89,10 @@ class Masked(Method):
     def choose_layers(self, depth: int) -> list[int]:
         """Layers, from 1, that are predicted; the last layer's number stands for a target of another kind."""
         return [depth]
+
+    def weigh(self, targets: int) -> Tensor:
+        """Weights (H,) of the targets' losses, whose sum is 1."""
+        return torch.full((targets,), 1.0 / targets)
 
     @property
     def target_dim(self) -> int:
@@ -119,8 +124,7 @@ class Masked(Method):
         images = views[0]
         masks = self.draw_masks(len(images), images.device)
         losses = self.patch_losses(images, masks).mean(dim=(1, 2, 3))
-        weights = torch.full_like(losses, 1.0 / len(losses))
-        loss = (weights * losses).sum()
+        loss = (self.weights * losses).sum()
         parts: dict[str, Tensor | float] = {"loss": loss.detach(), "loss/last": losses[-1].detach()}
         if len(losses) > 1:
             named = zip(self.target_layers, losses.detach(), strict=True)

@@ -104,7 +104,8 @@ class StopsAt(Reporter):
 
 @pytest.mark.parametrize("step", [1, 4])
 @pytest.mark.parametrize(
-    ("name", "distill", "loaders"), [("mocov3", {}, 0), ("dino", None, 1), ("simsiam", None, 0), ("simclr", {}, 0)]
+    ("name", "distill", "loaders"),
+    [("mocov3", {}, 0), ("dino", None, 1), ("simsiam", None, 0), ("simclr", {}, 0), ("bootleg", None, 0)],
 )
 def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(name: str, distill: dict | None, loaders: int, step: int):
     config = tiny_config(

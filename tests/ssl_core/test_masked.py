@@ -19,18 +19,15 @@ from ssl_core.methods.masks import Masks, draw
 from tests.conftest import tiny_config
 from tests.gloo import Ranks
 
-MASKED = ["ijepa", "mae", "bootleg"]
-PREDICTOR = {"dim": 16, "depth": 2, "heads": 2}
+MASKED = list(methods.MASKED)
 BLOCKS = {"kind": "blocks", "targets": 3, "target_scale": [0.1, 0.2]}
 SIZE = 32
 
 
 def config_of(name: str, **framework) -> RunConfig:
     """On 4 × 4 patches."""
-    framework = {"name": name, "output_dim": None, "hidden_dim": None, "predictor": PREDICTOR, **framework}
-    framework = {key: value for key, value in framework.items() if value is not None}
-    values = tiny_config("mocov3", backbone={"image_size": SIZE}).model_dump(mode="json")
-    return RunConfig.model_validate({**values, "framework": framework})
+    blocks = {} if name == "mae" else {"mask": {"kind": "blocks"}}
+    return tiny_config(name, backbone={"image_size": SIZE}, framework={**blocks, **framework})
 
 
 def build(name: str, **framework) -> Masked:
@@ -171,6 +168,14 @@ def test_bootleg_logs_every_target() -> None:
     losses = [parts[f"loss/target_{layer:02d}"] for layer in (1, 2, 3)]
     torch.testing.assert_close(torch.stack(losses).mean(), parts["loss"])
     assert parts["loss/last"] == losses[-1]
+
+
+def test_targets_are_weighted_by_their_ratios() -> None:
+    parts = build("bootleg", targets=[1, 3], target_weights=[1, 3])(images()[None], 0.0).parts
+    first, last = parts["loss/target_01"], parts["loss/target_03"]
+    torch.testing.assert_close(parts["loss"], first / 4 + 3 * last / 4)
+    with pytest.raises(InputError, match=r"target_weights: 2 of them for target layers \[1, 2, 3\]"):
+        build("bootleg", targets="all", target_weights=[1, 3])
 
 
 @pytest.mark.parametrize("name", ["ijepa", "bootleg"])
