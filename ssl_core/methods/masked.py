@@ -17,7 +17,7 @@ from ssl_core import distributed, schedules
 from ssl_core.backbones import Backbone
 from ssl_core.config import BackboneConfig, MaskedBase, PredictorConfig
 from ssl_core.heads import LayerLinear
-from ssl_core.methods.masks import Masks, draw
+from ssl_core.methods.masks import Masks, check, draw
 from ssl_core.methods.method import Method, StepOutput
 
 
@@ -83,7 +83,7 @@ class Masked(Method):
         )
         if self.ema_teacher:
             self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
-        draw(config.mask, self.grid, 2, torch.Generator().manual_seed(0))  # says so where the grid is too small
+        check(config.mask, self.grid)
         self._seed = 0
 
     def choose_layers(self, depth: int) -> list[int]:

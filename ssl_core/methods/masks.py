@@ -12,7 +12,7 @@ from torch import Tensor
 from ssl_core.config import BlockMaskConfig, RandomMaskConfig
 from ssl_core.errors import InputError
 
-TRIES = 20  # positions drawn for blocks that hide too much of an image, before context is taken from anywhere
+TRIES = 20  # places drawn for blocks that hide too much of an image, before all are put in one
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,33 @@ class Masks:
         return Masks(self.context[start:stop].to(device), self.targets[start:stop].to(device))
 
 
+def check(config: BlockMaskConfig | RandomMaskConfig, grid: tuple[int, int]) -> None:
+    """Whether masks of `grid` patches (rows, columns) can be drawn.
+
+    Raises:
+        InputError: they would hide nothing, or everything.
+    """
+    rows, columns = grid
+    if isinstance(config, RandomMaskConfig):
+        if not 0 < (hidden := _hidden(config, grid)) < rows * columns:
+            raise InputError(
+                f"framework.mask.share: {config.share:g} of {rows} × {columns} patches hides {hidden} of "
+                f"{rows * columns}; some must be hidden and some seen"
+            )
+        return
+    # The aspects at which the largest block is as high as the image, and those at which it is as wide.
+    area, (lowest, highest) = config.target_scale[1] * rows * columns, config.target_aspect
+    if max(lowest, (rows - 0.5) ** 2 / area) <= min(highest, area / (columns - 0.5) ** 2):
+        raise InputError(
+            f"framework.mask.target_scale: a block of {config.target_scale[1]:g} of the image can hide all of "
+            f"{rows} × {columns} patches; use a smaller scale, or smaller patches"
+        )
+
+
 def draw(
     config: BlockMaskConfig | RandomMaskConfig, grid: tuple[int, int], images: int, generator: torch.Generator
 ) -> Masks:
-    """Masks of `images` images of `grid` patches (rows, columns).
-
-    Raises:
-        InputError: the grid is too small to hide this and still show something.
-    """
+    """Masks of `images` images of `grid` patches (rows, columns), for which `check` has nothing to say."""
     with torch.device("cpu"):
         if isinstance(config, RandomMaskConfig):
             return _draw_random(config, grid, images, generator)
@@ -48,15 +67,13 @@ def draw(
 
 def _draw_random(config: RandomMaskConfig, grid: tuple[int, int], images: int, generator: torch.Generator) -> Masks:
     """A share of the patches, each as likely as any other (MAE, Sec. 3)."""
-    patches = grid[0] * grid[1]
-    hidden = round(config.share * patches)
-    if not 0 < hidden < patches:
-        raise InputError(
-            f"framework.mask.share: {config.share:g} of {grid[0]} × {grid[1]} patches hides {hidden} of {patches}; "
-            "some must be hidden and some seen"
-        )
-    order = torch.rand(images, patches, generator=generator).argsort(dim=1)
+    hidden = _hidden(config, grid)
+    order = torch.rand(images, grid[0] * grid[1], generator=generator).argsort(dim=1)
     return Masks(order[:, hidden:].sort(dim=1).values, order[:, None, :hidden].sort(dim=2).values)
+
+
+def _hidden(config: RandomMaskConfig, grid: tuple[int, int]) -> int:
+    return round(config.share * grid[0] * grid[1])
 
 
 def _draw_blocks(config: BlockMaskConfig, grid: tuple[int, int], images: int, generator: torch.Generator) -> Masks:
@@ -73,22 +90,18 @@ def _draw_blocks(config: BlockMaskConfig, grid: tuple[int, int], images: int, ge
     visible = torch.zeros(images, rows * columns, dtype=torch.bool)
     poor = torch.arange(images)
     for attempt in range(TRIES + 1):
-        targets[poor] = _place(size, grid, (len(poor), config.targets), generator)
         if attempt < TRIES:
+            targets[poor] = _place(size, grid, (len(poor), config.targets), generator)
             seen = torch.zeros(len(poor), rows * columns, dtype=torch.bool)
             seen.scatter_(1, _place(context_size, grid, (len(poor), 1), generator)[:, 0], True)
         else:
+            targets[poor] = _place(size, grid, (len(poor), 1), generator)
             seen = torch.ones(len(poor), rows * columns, dtype=torch.bool)
         visible[poor] = seen.scatter_(1, targets[poor].flatten(1), False)
         poor = (visible.sum(dim=1) < least).nonzero().flatten()
         if not len(poor):
             break
     count = int(visible.sum(dim=1).min())
-    if count == 0:
-        raise InputError(
-            f"framework.mask: {config.targets} blocks of {size[0]} × {size[1]} patches hide all of {rows} × {columns}; "
-            "use fewer targets, a smaller target_scale, or smaller patches"
-        )
     order = torch.rand(images, rows * columns, generator=generator).masked_fill(~visible, 2.0).argsort(dim=1)
     return Masks(order[:, :count].sort(dim=1).values, targets)
 

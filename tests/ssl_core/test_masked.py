@@ -15,7 +15,7 @@ from ssl_core.data.views import denormalise, normalise
 from ssl_core.errors import InputError
 from ssl_core.loop import Pretraining, Reporter
 from ssl_core.methods.masked import Masked
-from ssl_core.methods.masks import Masks, draw
+from ssl_core.methods.masks import Masks, check, draw
 from tests.conftest import tiny_config
 from tests.gloo import Ranks
 
@@ -89,9 +89,28 @@ def test_a_share_that_hides_nothing_or_all_is_refused(share: float) -> None:
         methods.build(config_of("mae", mask={"kind": "random", "share": share}))
 
 
-def test_targets_that_hide_everything_are_refused() -> None:
-    with pytest.raises(InputError, match="hide all of 4 × 4"):
-        build("ijepa", mask={"kind": "blocks", "target_scale": [1.0, 1.0], "target_aspect": [1.0, 1.0]})
+@pytest.mark.parametrize("scale", [[1.0, 1.0], [0.1, 0.8]])
+def test_blocks_that_may_hide_everything_are_refused(scale: list[float]) -> None:
+    with pytest.raises(InputError, match="can hide all of 4 × 4"):
+        build("ijepa", mask={"kind": "blocks", "target_scale": scale})
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (3, 3), (2, 5), (8, 8)])
+def test_what_is_not_refused_always_leaves_something_to_see(grid: tuple[int, int]) -> None:
+    allowed = 0
+    for share in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9):
+        config = BlockMaskConfig(target_scale=(share, share), targets=8)
+        try:
+            check(config, grid)
+        except InputError:
+            continue
+        allowed += 1
+        for seed in range(20):
+            masks = draw(config, grid, 32, seeded(seed))
+            assert masks.context.shape[1] >= 1
+            for context, targets in zip(masks.context, masks.targets, strict=True):
+                assert not set(context.tolist()) & set(targets.flatten().tolist())
+    assert allowed >= 2
 
 
 @pytest.mark.parametrize("name", MASKED)
