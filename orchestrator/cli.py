@@ -250,7 +250,7 @@ def show(
         changed = defaults.get(key) != value
         row = (f"[bold]{key}[/bold]", f"[bold]{value}[/bold]") if changed else (key, str(value))
         default = str(defaults.get(key, "")) if changed else ""
-        table.add_row("*" if changed else "", *row, recipes.describe(key) if explain else default)
+        table.add_row("*" if changed else "", *row, recipes.describe(config, key) if explain else default)
     console.print(table, highlight=False)
 
 

@@ -5,10 +5,11 @@ per-layer evaluation ask for layers by number and get one vector an image for ea
 """
 
 from collections.abc import Sequence
+from typing import get_type_hints
 
 import timm
 import torch
-from timm.layers import build_sincos2d_pos_embed
+from timm.layers import PatchEmbed, build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -110,11 +111,8 @@ class Backbone(nn.Module):
         Raises:
             InputError: its patches cannot be seen one by one.
         """
-        if not isinstance(self.model, VisionTransformer):
-            raise InputError(
-                f"backbone.name: {self.name} cannot look at some patches of an image alone, as ijepa, mae and bootleg "
-                "want; take a ViT of timm's, such as vit_small_patch16_224"
-            )
+        if not (isinstance(self.model, VisionTransformer) and isinstance(self.model.patch_embed, PatchEmbed)):
+            raise _no_patches(self.name)
         return self.model.patch_embed.grid_size
 
     @property
@@ -183,6 +181,25 @@ class Backbone(nn.Module):
             nn.init.zeros_(projection.bias)
         for parameter in self.model.patch_embed.parameters():
             parameter.requires_grad = False
+
+
+def check_sees_patches(name: str) -> None:
+    """Whether timm's model of this name is a ViT at all; said before its ViT settings are tried on something else.
+
+    Raises:
+        InputError: it cannot look at some patches of an image alone.
+    """
+    if timm.is_model(name):
+        kind = get_type_hints(timm.model_entrypoint(name)).get("return", nn.Module)
+        if not issubclass(kind, VisionTransformer):
+            raise _no_patches(name)
+
+
+def _no_patches(name: str) -> InputError:
+    return InputError(
+        f"backbone.name: {name} cannot look at some patches of an image alone, as ijepa, mae and bootleg want; take a "
+        "ViT of timm's, such as vit_small_patch16_224"
+    )
 
 
 def write_out_attention(module: nn.Module) -> None:

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ssl_core import distributed, schedules
-from ssl_core.backbones import Backbone
+from ssl_core.backbones import Backbone, check_sees_patches
 from ssl_core.config import BackboneConfig, MaskedBase, PredictorConfig
 from ssl_core.heads import LayerLinear
 from ssl_core.methods.masks import Masks, check, draw
@@ -74,6 +74,7 @@ class Masked(Method):
     def __init__(self, backbone: BackboneConfig, config: MaskedBase):
         super().__init__()
         self.config = config
+        check_sees_patches(backbone.name)
         self.backbone = Backbone(backbone)
         self.grid = self.backbone.grid
         self.target_layers = self.choose_layers(self.backbone.depth)

@@ -120,9 +120,14 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     return walk(config.model_dump(mode="json"), "")
 
 
-def describe(key: str) -> str:
-    """What a dotted key means (`evaluation.0.k` is described as `evaluation.k`)."""
-    return _schema_keys(RunConfig).get(".".join(part for part in key.split(".") if not part.isdigit()), "")
+def describe(config: RunConfig, key: str) -> str:
+    """What a dotted key of `config` means: `framework.momentum`, `evaluation.0.k`; nothing of what is unknown."""
+    node: Any = config
+    *sections, name = key.split(".")
+    for part in sections:
+        node = node[int(part)] if isinstance(node, list) else getattr(node, part, None)
+    field = type(node).model_fields.get(name) if isinstance(node, BaseModel) else None
+    return (field.description or "") if field else ""
 
 
 def _find(recipe: str | Path) -> Path:
@@ -232,14 +237,13 @@ def _walk_schema(raw: Sequence[int | str]) -> tuple[list[str], list[int | str]]:
     return valid, loc
 
 
-def _schema_keys(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    """Every dotted key that can be set, and what it means."""
-    keys: dict[str, str] = {}
+def _schema_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key that can be set."""
+    keys = []
     for name, field in model.model_fields.items():
-        keys[prefix + name] = field.description or ""
-        for below in _models(field.annotation):
-            keys = _schema_keys(below, f"{prefix}{name}.") | keys
-    return keys
+        below = [key for part in _models(field.annotation) for key in _schema_keys(part, f"{prefix}{name}.")]
+        keys += [prefix + name, *below]
+    return list(dict.fromkeys(keys))
 
 
 def _where(loc: Sequence[int | str], layers: Sequence[Layer]) -> str:

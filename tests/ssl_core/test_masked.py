@@ -313,7 +313,7 @@ def test_a_target_layer_that_is_not_there_is_named() -> None:
         build("bootleg", targets=[1, 7])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "vit_tiny_r_s16_p8_224"])
 def test_what_is_no_vit_is_refused(name: str) -> None:
     values = config_of("mae").model_dump(mode="json")
     values["backbone"] = {"name": name, "image_size": 224, "pool": "mean"}

@@ -152,5 +152,13 @@ def test_flatten_gives_dotted_keys():
 
 
 def test_every_key_of_a_list_entry_is_described_as_its_section():
-    assert recipes.describe("evaluation.0.max_train") == recipes.describe("evaluation.max_train") != ""
-    assert recipes.describe("no.such.key") == ""
+    config = recipes.load("demo")
+    kinds = [evaluator.kind for evaluator in config.evaluation]
+    assert "bank" in recipes.describe(config, f"evaluation.{kinds.index('knn')}.max_train")
+    assert recipes.describe(config, "no.such.key") == recipes.describe(config, "backbone.kwargs.depth") == ""
+
+
+def test_a_key_is_described_as_its_own_framework_means_it():
+    two_views, masked = (recipes.load(name, ["data.train=x"]) for name in ("mocov3", "bootleg"))
+    assert "cosine" in recipes.describe(two_views, "framework.momentum")
+    assert "cosine" not in recipes.describe(masked, "framework.momentum") != ""
