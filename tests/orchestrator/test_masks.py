@@ -76,18 +76,16 @@ def test_what_cannot_be_drawn_is_refused(folders: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_two_workers_train_as_one_does_and_mlflow_gets_the_picture(folders: Path, tmp_path: Path) -> None:
-    console, linear = Console(record=True), "evaluation=[{kind: knn}, {kind: linear}]"
-    records = {}
-    for workers in (1, 2):
-        more = (linear, f"scaling.workers={workers}", "framework.picture_every=1")
-        run = new_run(recipes.load("small-bootleg", _overrides(folders, *more)), tmp_path / str(workers))
-        summary = pretrain(run, console, started=0.0)
-        records[workers] = [json.loads(line) for line in (run.output / "metrics.jsonl").read_text().splitlines()]
+    given = _overrides(folders, "evaluation=[{kind: knn}, {kind: linear}]", "framework.picture_every=1")
+    config = recipes.load("small-bootleg", given)
+    one = Pretraining(config, open_images(config.data), loaders=0).run(Reporter())
+    console = Console(record=True)
+    run = new_run(recipes.load("small-bootleg", [*given, "scaling.workers=2"]), tmp_path / "two")
+    summary = pretrain(run, console, started=0.0)
+    two = [json.loads(line) for line in (run.output / "metrics.jsonl").read_text().splitlines()]
     for key in ("loss", "loss/last", "loss/target_01", "loss/target_03", "grad_norm"):
-        assert records[2][1][key] == pytest.approx(records[1][1][key], rel=1e-4), key
-    assert np.mean([records[1][2][f"loss/target_{layer:02d}"] for layer in (1, 3)]) == pytest.approx(
-        records[1][2]["loss"]
-    )
+        assert two[1][key] == pytest.approx(one[1][key], rel=1e-4), key
+    assert np.mean([two[2][f"loss/target_{layer:02d}"] for layer in (1, 3)]) == pytest.approx(two[2]["loss"])
     assert "linear last" in console.export_text()
     client = MlflowClient(summary["mlflow"]["uri"])
     drawn = {file.path for file in client.list_artifacts(summary["mlflow"]["run_id"], "plots")}

@@ -28,13 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     server.kill()
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request to a server that hangs is given up sooner than by default."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-
-
 def _tracker(folder: Path, server: MlflowServer, courier: Courier | None = None) -> Tracker:
     config = TrackingConfig(uri=server.address, experiment="tests", tags={"team": "red"})
     return Tracker(config, folder, "run", {"optim.lr": 1e-3}, {"seed": "0"}, courier=courier)
@@ -53,7 +46,9 @@ def _wait_until_delivered(tracker: Tracker) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["killed", "hangs"])
-def test_a_store_that_was_away_gets_everything_once(trouble: str, server: MlflowServer, tmp_path: Path) -> None:
+def test_a_store_that_was_away_gets_everything_once(
+    trouble: str, server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
     courier = Courier(told.append)
     tracker = _tracker(tmp_path, server, courier)
@@ -65,6 +60,9 @@ def test_a_store_that_was_away_gets_everything_once(trouble: str, server: Mlflow
         server.kill()
     else:
         server.signal(signal.SIGSTOP)
+    # A request to a server that hangs is given up sooner than by default; one that is back is busy at first.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (tmp_path / "picture.txt").write_text("seen")
     for epoch in range(3, 6):
         began = time.perf_counter()
@@ -80,6 +78,7 @@ def test_a_store_that_was_away_gets_everything_once(trouble: str, server: Mlflow
     assert f"strata sync {tmp_path}" in last
     with pytest.raises(StoreAway):
         list(tracking.sync(tmp_path))
+    monkeypatch.undo()
 
     if trouble == "killed":
         server.start()
