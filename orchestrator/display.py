@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from ssl_core.config import ACCURACIES
+
 SHOWN = 12  # epochs in the live table
 
 COLUMNS = (  # title, metric, format
@@ -40,7 +42,7 @@ def duration(seconds: float) -> str:
 
 def is_accuracy(metric: str) -> bool:
     """Whether a metric is shown in per cent."""
-    return metric.split("/")[0] in ("knn", "linear")
+    return metric.split("/")[0] in ACCURACIES
 
 
 def warn(console: Console, message: str) -> None:

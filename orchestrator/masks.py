@@ -53,10 +53,10 @@ def draw_masks(
     if config.framework.name == "mae":
         columns["predicted"] = _picture(denormalise(method.reconstruct(inputs, masks)))
     maps = method.error_maps(inputs, masks).numpy()
-    errors = dict(zip(_titles(config, method), maps, strict=True))
-    chosen = [list(errors)[place] for place in _spread(len(errors))]
+    titles = _titles(config, method)
+    errors = {titles[place]: maps[place] for place in _spread(len(titles))}
     title = f"{config.name}, epoch {state['epoch']}: what is hidden, and the loss of its prediction"
-    return save_figure(mask_picture(columns, {name: errors[name] for name in chosen}, title), target)
+    return save_figure(mask_picture(columns, errors, title), target)
 
 
 def _checkpoint(store: CheckpointStore, epoch: int | None) -> Path:
@@ -80,12 +80,10 @@ def _spread(count: int) -> list[int]:
 
 def _hide(pixels: Tensor, masks: Masks, method: Masked) -> Tensor:
     """`pixels` (B, C, H, W) with all patches grey that are not in the context."""
-    rows, columns = method.grid
+    (rows, columns), side = method.grid, method.backbone.patch_size
     seen = torch.zeros(len(pixels), rows * columns, dtype=torch.bool).scatter_(1, masks.context, True)
-    seen = seen.view(-1, 1, rows, columns).repeat_interleave(method.backbone.patch_size, dim=2)
-    return pixels.where(
-        seen.repeat_interleave(method.backbone.patch_size, dim=3), torch.tensor(GREY, dtype=torch.uint8)
-    )
+    seen = seen.view(-1, 1, rows, columns).repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
+    return pixels.where(seen, torch.tensor(GREY, dtype=torch.uint8))
 
 
 def _picture(pixels: Tensor) -> np.ndarray:

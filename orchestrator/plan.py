@@ -12,13 +12,12 @@ from rich.table import Table
 
 from orchestrator import cluster
 from orchestrator.cluster import WorkerShare
-from orchestrator.display import warn
+from orchestrator.display import is_accuracy, warn
 from orchestrator.search_space import Settings, describe
 from orchestrator.sweep_file import Sweep
 from ssl_core.config import DataConfig, RunConfig
 from ssl_core.data.sources import Images, open_images
 from ssl_core.errors import InputError
-from ssl_core.evaluation import NEED_LABELS
 
 PROBED = 32  # settings at random that are checked where there is no list of all
 TOLD = 8  # errors that are told at once
@@ -202,7 +201,7 @@ def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
 def _missing(metric: str, names: set[str], images: Images) -> str:
     import difflib
 
-    if metric.split("/")[0] in NEED_LABELS and not images.labelled:
+    if is_accuracy(metric) and not images.labelled:
         return (
             f"metric: {metric} needs labels on data.train and data.val; without them take one that needs none, "
             f"such as rankme/last"

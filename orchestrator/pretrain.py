@@ -135,18 +135,16 @@ class _Recorder:
     def _draw(self, epoch: int) -> None:
         """The picture of images that this epoch asks for."""
         config = self.run.config
+        if not config.masked and not config.positives.searches:
+            return
+        name, section = ("masks", config.framework) if config.masked else ("neighbors", config.positives)
+        if not epoch or (epoch % section.picture_every and epoch != config.optim.epochs):
+            return
         if config.masked:
             from orchestrator.masks import draw_masks as draw
-
-            name, every = "masks", config.framework.picture_every
-        elif config.positives.searches:
+        else:
             from orchestrator.neighbors import draw_neighbors as draw
 
-            name, every = "neighbors", config.positives.picture_every
-        else:
-            return
-        if not epoch or (epoch % every and epoch != config.optim.epochs):
-            return
         target = self.run.plots / f"{name}_{epoch:04d}.png"
         try:
             draw(config, self.run.output, self.images.train, target, epoch)

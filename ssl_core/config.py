@@ -390,6 +390,8 @@ class GeometryConfig(Section):
     max_images: PositiveInt = Field(2048, description="from val, or from train where there is none")
 
 
+ACCURACIES = ("knn", "linear")
+"""Evaluators that need labels; so are their metrics called."""
 EvaluatorConfig = Annotated[KnnConfig | LinearConfig | GeometryConfig, Field(discriminator="kind")]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssl_core import distributed
-from ssl_core.config import EvaluatorConfig, GeometryConfig, KnnConfig, LinearConfig, RunConfig
+from ssl_core.config import ACCURACIES, EvaluatorConfig, GeometryConfig, KnnConfig, LinearConfig, RunConfig
 from ssl_core.data.loading import EvalImages, eval_loader, view_pairs
 from ssl_core.data.sources import Images
 from ssl_core.data.views import normalise
@@ -24,8 +24,6 @@ from ssl_core.seeds import Use, derive_seed
 
 LOWER_IS_BETTER = {"alignment", "uniformity"}
 """Metrics whose `…/best` is the lowest layer's."""
-NEED_LABELS = ("knn", "linear")
-"""Evaluators that measure accuracies; so are their metrics called."""
 COLLAPSED_STD, COLLAPSED_RANK = 0.05, 1.5
 
 Layers = dict[str, Callable[[int], float]]
@@ -113,7 +111,7 @@ def due(config: RunConfig, images: Images, epoch: int) -> list[EvaluatorConfig]:
     return [
         evaluator
         for evaluator in config.evaluation
-        if (epoch in ends or epoch % evaluator.every == 0) and (evaluator.kind not in NEED_LABELS or images.labelled)
+        if (epoch in ends or epoch % evaluator.every == 0) and (evaluator.kind not in ACCURACIES or images.labelled)
     ]
 
 

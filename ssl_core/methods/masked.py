@@ -18,7 +18,7 @@ from ssl_core.backbones import Backbone, check_sees_patches
 from ssl_core.config import BackboneConfig, MaskedBase, PredictorConfig
 from ssl_core.heads import LayerLinear
 from ssl_core.methods.masks import Masks, check, draw
-from ssl_core.methods.method import Method, StepOutput
+from ssl_core.methods.method import Method, StepOutput, move_teachers
 
 
 class Predictor(nn.Module):
@@ -161,12 +161,7 @@ class Masked(Method):
         if not self.ema_teacher:
             return None
         momentum = schedules.linear(progress, self.config.momentum, self.config.momentum_end)
-        pairs = [
-            (old, new)
-            for old, new in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True)
-            if new.requires_grad
-        ]
-        torch._foreach_lerp_([old for old, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
+        move_teachers(((self.teacher, self.backbone),), momentum)
         return momentum
 
 

@@ -59,10 +59,9 @@ def draw(
     config: BlockMaskConfig | RandomMaskConfig, grid: tuple[int, int], images: int, generator: torch.Generator
 ) -> Masks:
     """Masks of `images` images of `grid` patches (rows, columns), for which `check` has nothing to say."""
-    with torch.device("cpu"):
-        if isinstance(config, RandomMaskConfig):
-            return _draw_random(config, grid, images, generator)
-        return _draw_blocks(config, grid, images, generator)
+    if isinstance(config, RandomMaskConfig):
+        return _draw_random(config, grid, images, generator)
+    return _draw_blocks(config, grid, images, generator)
 
 
 def _draw_random(config: RandomMaskConfig, grid: tuple[int, int], images: int, generator: torch.Generator) -> Masks:

@@ -1,7 +1,9 @@
 """What the training loop asks of a method, and the answers that most give."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from ssl_core.backbones import Backbone
@@ -21,6 +23,17 @@ class StepOutput:
     loss: Tensor
     parts: dict[str, Tensor | float]
     index_features: Tensor | None = None
+
+
+def move_teachers(pairs: Iterable[tuple[nn.Module, nn.Module]], momentum: float) -> None:
+    """θ ← m θ + (1 − m) θ' for each (teacher, student); what the student does not train stays."""
+    moved = [
+        (old, new)
+        for teacher, student in pairs
+        for old, new in zip(teacher.parameters(), student.parameters(), strict=True)
+        if new.requires_grad
+    ]
+    torch._foreach_lerp_([old for old, _ in moved], [new for _, new in moved], 1.0 - momentum)
 
 
 class Method(nn.Module):

@@ -19,7 +19,7 @@ from ssl_core.errors import InputError
 from ssl_core.heads import LayerHeads
 from ssl_core.methods.framework import Framework
 from ssl_core.methods.hidden import is_active, layer_weights, scale_for_predictor, select_layers
-from ssl_core.methods.method import Method, StepOutput
+from ssl_core.methods.method import Method, StepOutput, move_teachers
 
 
 class TwoView(Method):
@@ -162,13 +162,7 @@ class TwoView(Method):
         if not self.framework.ema_teacher:
             return None
         momentum = schedules.cosine(progress, self.framework.config.momentum, 1.0)
-        pairs = [
-            (old, new)
-            for teacher, student in ((self.teacher, self.backbone), (self.teacher_projector, self.last.projector))
-            for old, new in zip(teacher.parameters(), student.parameters(), strict=True)
-            if new.requires_grad
-        ]
-        torch._foreach_lerp_([old for old, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
+        move_teachers(((self.teacher, self.backbone), (self.teacher_projector, self.last.projector)), momentum)
         return momentum
 
     @property
