@@ -13,16 +13,14 @@ GPU what torch allocates). Above 1 in the last column, Strata is faster than lig
 """
 
 import argparse
-import multiprocessing
-import resource
 import statistics
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from turns import peak_rss, serve, take_turns
 
 ARMS = {
     "mae": {"name": "mae"},
@@ -65,21 +63,8 @@ def main() -> None:
 
 def measure(arms: list[str], args: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of every round and peak memory, by arm."""
-    spawn = multiprocessing.get_context("spawn")
-    pipes = {}
-    for arm in arms:
-        pipes[arm], theirs = spawn.Pipe()
-        spawn.Process(target=train, args=(theirs, arm, args), daemon=True).start()
-    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
-    for _ in range(args.rounds + 1):
-        for arm, pipe in pipes.items():
-            pipe.send("round")
-            seconds[arm].append(pipe.recv())
-    memory = {}
-    for arm, pipe in pipes.items():
-        pipe.send("memory")
-        memory[arm] = pipe.recv()
-    return {arm: rounds[1:] for arm, rounds in seconds.items()}, memory
+    seconds, memory = take_turns(train, [(arm, args) for arm in arms], args.rounds)
+    return dict(zip(arms, seconds, strict=True)), dict(zip(arms, memory, strict=True))
 
 
 def train(pipe: Connection, arm: str, args: argparse.Namespace) -> None:
@@ -87,24 +72,9 @@ def train(pipe: Connection, arm: str, args: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(args.threads)
-    cuda = torch.device(args.device).type == "cuda"
     build = lightly_step if arm in PEERS.values() else strata_step
     step, imported = build(arm, args)
-    while pipe.recv() == "round":
-        if cuda:
-            torch.cuda.synchronize()
-        clock = time.perf_counter if cuda else time.process_time
-        started = clock()
-        for number in range(args.steps):
-            step(number)
-        if cuda:
-            torch.cuda.synchronize()
-        pipe.send(clock() - started)
-    pipe.send(torch.cuda.max_memory_allocated() if cuda else peak_rss() - imported)
-
-
-def peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    serve(pipe, step, args.steps, args.device, imported)
 
 
 def configuration(arm: str, args: argparse.Namespace) -> Any:

@@ -10,13 +10,13 @@ together), and the highest memory of the process above its imports and the windo
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from turns import peak_rss
 
 GB = 1e9
 
@@ -89,10 +89,6 @@ def make_window(window, share_open: float):
             similarities[rows] = np.take_along_axis(score, order, 1)
         window.push(ids, similarities)
     return window
-
-
-def peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -11,14 +11,12 @@ time with the heads of all layers in parallel.
 """
 
 import argparse
-import multiprocessing
-import resource
 import statistics
-import time
 from multiprocessing.connection import Connection
 
 from rich.console import Console
 from rich.table import Table
+from turns import peak_rss, serve, take_turns
 
 FRAMEWORKS = ("simclr", "byol", "mocov3")
 
@@ -47,26 +45,9 @@ def main() -> None:
 
 def compare(framework: str, args: argparse.Namespace) -> tuple[list[float], list[float]]:
     """Ratio of step times in each round, and the peak memory of the plain and the distilled arm."""
-    spawn = multiprocessing.get_context("spawn")  # a fresh process, so that its peak is its own
-    arms = []
-    for distill in (None, {}):
-        ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=train, args=(theirs, framework, distill, args), daemon=True)
-        process.start()
-        arms.append((process, ours))
-    rounds = []
-    for _ in range(args.rounds + 1):
-        seconds = []
-        for _, pipe in arms:
-            pipe.send("round")
-            seconds.append(pipe.recv())
-        rounds.append(seconds[1] / seconds[0])
-    memory = []
-    for process, pipe in arms:
-        pipe.send("memory")
-        memory.append(pipe.recv())
-        process.join()
-    return rounds[1:], memory
+    arms = [(framework, distill, args) for distill in (None, {})]
+    (plain, distilled), memory = take_turns(train, arms, args.rounds)
+    return [b / a for a, b in zip(plain, distilled, strict=True)], memory
 
 
 def train(pipe: Connection, framework: str, distill: dict | None, args: argparse.Namespace) -> None:
@@ -79,7 +60,6 @@ def train(pipe: Connection, framework: str, distill: dict | None, args: argparse
     from ssl_core.loop import Pretraining
 
     torch.set_num_threads(args.threads)
-    cuda = torch.device(args.device).type == "cuda"
     imported = peak_rss()
     backbone = {"name": args.model, "image_size": args.image_size}
     if args.model.startswith("vit"):
@@ -97,21 +77,7 @@ def train(pipe: Connection, framework: str, distill: dict | None, args: argparse
     views = torch.randint(256, (2, args.batch, 3, args.image_size, args.image_size), dtype=torch.uint8)
     batch = Batch(torch.arange(args.batch), views, [])
     middle = run.total_steps // 2
-    while pipe.recv() == "round":
-        if cuda:
-            torch.cuda.synchronize()
-        clock = time.perf_counter if cuda else time.process_time
-        started = clock()
-        for _ in range(args.steps):
-            run._step(middle, [batch])
-        if cuda:
-            torch.cuda.synchronize()
-        pipe.send(clock() - started)
-    pipe.send(torch.cuda.max_memory_allocated() if cuda else peak_rss() - imported)
-
-
-def peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    serve(pipe, lambda _: run._step(middle, [batch]), args.steps, args.device, imported)
 
 
 if __name__ == "__main__":
