@@ -8,6 +8,7 @@ A commit that must change a figure says which and why, and records that case alo
 import hashlib
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -89,12 +90,14 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def machine() -> dict[str, str]:
     """What bits depend on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    kind = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    if (info := Path("/proc/cpuinfo")).exists():
+        about = dict(re.findall(r"^(model name|cpu family|model|cache size)\s*: (.*)$", info.read_text(), re.MULTILINE))
+        kind += [about[key] for key in sorted(about)]
     return {
         "torch": torch.__version__,
         "timm": timm.__version__,
-        "cpu": f"{model}, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu": ", ".join(kind),
     }
 
 
