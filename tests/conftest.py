@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_core.config import RunConfig
 from ssl_core.methods import MASKED
+from ssl_core.schema.run import RunConfig
 from tests.gloo import Ranks
 
 TINY = {

@@ -15,8 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_core.backbones import Backbone
-from ssl_core.config import (
+from ssl_core.methods import FRAMEWORKS
+from ssl_core.methods.hidden import layer_weights
+from ssl_core.methods.two_view import TwoView
+from ssl_core.networks.encoder import Backbone
+from ssl_core.networks.heads import LayerHeads, LayerLinear, LayerMLP
+from ssl_core.positives.neighbors import NeighborIndex
+from ssl_core.positives.neighbors.files import read_cache
+from ssl_core.positives.neighbors.window import sum_by_id
+from ssl_core.schema.run import (
     BackboneConfig,
     BYOLConfig,
     DINOConfig,
@@ -27,15 +34,8 @@ from ssl_core.config import (
     SimCLRConfig,
     SimSiamConfig,
 )
-from ssl_core.heads import LayerHeads, LayerLinear, LayerMLP
-from ssl_core.methods import FRAMEWORKS
-from ssl_core.methods.hidden import layer_weights
-from ssl_core.methods.two_view import TwoView
-from ssl_core.neighbors import NeighborIndex
-from ssl_core.neighbors.files import read_cache
-from ssl_core.neighbors.search import ranked
-from ssl_core.neighbors.window import sum_by_id
-from ssl_core.optim import set_rates
+from ssl_core.search import ranked
+from ssl_core.training.optim import set_rates
 from tests.gloo import Ranks
 
 Arrays = np.lib.npyio.NpzFile

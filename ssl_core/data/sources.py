@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ssl_core.config import DataConfig
 from ssl_core.errors import InputError
 from ssl_core.files import as_path, is_local
+from ssl_core.schema.run import DataConfig
 
 DIGITS = "bundled:digits"
 PROBES = 32  # images decoded before work starts, to see that they are images at all

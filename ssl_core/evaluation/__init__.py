@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssl_core import distributed
-from ssl_core.config import ACCURACIES, EvaluatorConfig, GeometryConfig, KnnConfig, LinearConfig, RunConfig
 from ssl_core.data.loading import EvalImages, eval_loader, view_pairs
 from ssl_core.data.sources import Images
 from ssl_core.data.views import normalise
 from ssl_core.evaluation import geometry
 from ssl_core.evaluation.knn import knn_predict
 from ssl_core.evaluation.linear import linear_predict
+from ssl_core.schema.run import ACCURACIES, EvaluatorConfig, GeometryConfig, KnnConfig, LinearConfig, RunConfig
 from ssl_core.seeds import Use, derive_seed
 
 LOWER_IS_BETTER = {"alignment", "uniformity"}

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_core.neighbors.search import top_k
+from ssl_core.search import top_k
 
 QUERIES = 4096  # at once; bounds memory
 

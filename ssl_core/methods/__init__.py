@@ -1,6 +1,5 @@
 """Methods: what a network learns from. `build` turns a configuration into a trainable module."""
 
-from ssl_core.config import RunConfig
 from ssl_core.methods.bootleg import Bootleg
 from ssl_core.methods.byol import BYOL
 from ssl_core.methods.dino import DINO
@@ -11,6 +10,7 @@ from ssl_core.methods.mocov3 import MoCoV3
 from ssl_core.methods.simclr import SimCLR
 from ssl_core.methods.simsiam import SimSiam
 from ssl_core.methods.two_view import TwoView
+from ssl_core.schema.run import RunConfig
 
 MASKED = {"ijepa": IJEPA, "mae": MAE, "bootleg": Bootleg}
 FRAMEWORKS = {"simclr": SimCLR, "byol": BYOL, "mocov3": MoCoV3, "simsiam": SimSiam, "dino": DINO}

@@ -7,9 +7,9 @@ outweighs the others. With the last layer alone it is I-JEPA.
 import torch
 from torch import Tensor
 
-from ssl_core.backbones import chosen_layers
 from ssl_core.errors import InputError
 from ssl_core.methods.masked import LatentTargets
+from ssl_core.networks.encoder import chosen_layers
 
 
 class Bootleg(LatentTargets):

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ssl_core.losses import cosine_distance
 from ssl_core.methods.framework import Framework
+from ssl_core.objectives.losses import cosine_distance
 
 
 class BYOL(Framework):

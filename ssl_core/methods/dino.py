@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core import distributed, schedules
-from ssl_core.config import DINOConfig
-from ssl_core.heads import LayerHeads, PrototypeHead
-from ssl_core.losses import soft_cross_entropy
 from ssl_core.methods.framework import Framework
+from ssl_core.networks.heads import LayerHeads, PrototypeHead
+from ssl_core.objectives.losses import soft_cross_entropy
+from ssl_core.schema.run import DINOConfig
 
 
 class DINO(Framework):

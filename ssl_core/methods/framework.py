@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssl_core.config import FrameworkBase
-from ssl_core.heads import LayerHeads, LayerMLP
+from ssl_core.networks.heads import LayerHeads, LayerMLP
+from ssl_core.schema.run import FrameworkBase
 
 
 class Framework(nn.Module):

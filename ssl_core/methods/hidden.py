@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ssl_core import schedules
-from ssl_core.backbones import chosen_layers
-from ssl_core.config import DistillConfig
+from ssl_core.networks.encoder import chosen_layers
+from ssl_core.schema.run import DistillConfig
 
 
 def is_active(config: DistillConfig | None, predictor: bool) -> bool:

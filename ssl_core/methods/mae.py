@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_core.data.masks import Masks
 from ssl_core.methods.masked import Masked
-from ssl_core.methods.masks import Masks
 
 EPSILON = 1e-6
 

@@ -14,11 +14,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ssl_core import distributed, schedules
-from ssl_core.backbones import Backbone, check_sees_patches
-from ssl_core.config import BackboneConfig, MaskedBase, PredictorConfig
-from ssl_core.heads import LayerLinear
-from ssl_core.methods.masks import Masks, check, draw
+from ssl_core.data.masks import Masks, check, draw
 from ssl_core.methods.method import Method, StepOutput, move_teachers
+from ssl_core.networks.encoder import Backbone, check_sees_patches
+from ssl_core.networks.heads import LayerLinear
+from ssl_core.schema.run import BackboneConfig, MaskedBase, PredictorConfig
 
 
 class Predictor(nn.Module):

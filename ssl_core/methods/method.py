@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssl_core.backbones import Backbone
+from ssl_core.networks.encoder import Backbone
 
 
 @dataclass

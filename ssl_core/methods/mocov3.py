@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ssl_core.losses import info_nce
 from ssl_core.methods.framework import Framework
+from ssl_core.objectives.losses import info_nce
 
 
 class MoCoV3(Framework):

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ssl_core.config import SimSiamConfig
-from ssl_core.heads import LayerMLP
-from ssl_core.losses import negative_cosine
 from ssl_core.methods.framework import Framework
+from ssl_core.networks.heads import LayerMLP
+from ssl_core.objectives.losses import negative_cosine
+from ssl_core.schema.run import SimSiamConfig
 
 
 class SimSiam(Framework):

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_core import distributed, schedules
-from ssl_core.backbones import Backbone
-from ssl_core.config import BackboneConfig, CacheConfig, DistillConfig
 from ssl_core.errors import InputError
-from ssl_core.heads import LayerHeads
 from ssl_core.methods.framework import Framework
 from ssl_core.methods.hidden import is_active, layer_weights, scale_for_predictor, select_layers
 from ssl_core.methods.method import Method, StepOutput, move_teachers
+from ssl_core.networks.encoder import Backbone
+from ssl_core.networks.heads import LayerHeads
+from ssl_core.schema.run import BackboneConfig, CacheConfig, DistillConfig
 
 
 class TwoView(Method):

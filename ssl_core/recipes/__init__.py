@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from ssl_core.config import RunConfig
 from ssl_core.errors import InputError
 from ssl_core.files import as_path
+from ssl_core.schema.run import RunConfig
 
 FOLDER = Path(__file__).parent
 

@@ -20,10 +20,10 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import cluster
-from orchestrator.index_actor import ShardedIndex, start_shards
-from ssl_core.config import PositivesConfig, ScalingConfig
-from ssl_core.neighbors.files import write_cache, write_epoch
+from orchestrator.cluster import connect as cluster
+from orchestrator.index.actors import ShardedIndex, start_shards
+from ssl_core.positives.neighbors.files import write_cache, write_epoch
+from ssl_core.schema.run import PositivesConfig, ScalingConfig
 
 POSITIVES = PositivesConfig(kind="adasim", window=1, top_k=10)
 CHUNK = 1 << 16
@@ -37,7 +37,7 @@ class Worker:
         import torch
         import torch.distributed as dist
 
-        from ssl_core.config import RunConfig
+        from ssl_core.schema.run import RunConfig
 
         torch.set_num_threads(1)
         if workers > 1:
@@ -61,7 +61,7 @@ class Worker:
 
     def _run(self, config, index):
         from ssl_core.data.sources import open_images
-        from ssl_core.loop import Pretraining
+        from ssl_core.training.loop import Pretraining
 
         return Pretraining(config, open_images(config.data), self.args.device, loaders=0, index=index)
 

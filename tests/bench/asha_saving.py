@@ -17,8 +17,8 @@ from pathlib import Path
 import yaml
 from paired import make_parser
 
-from orchestrator.results import Trial, ranking, read_trials
-from orchestrator.search_space import describe
+from orchestrator.sweeps.space import describe
+from orchestrator.sweeps.trials import Trial, ranking, read_trials
 
 SPACE = {
     "optim.lr": {"choice": [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3]},

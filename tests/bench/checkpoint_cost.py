@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from orchestrator.checkpoints import CheckpointStore
 from ssl_core import recipes
 from ssl_core.data.sources import open_images
-from ssl_core.loop import Pretraining, Reporter
+from ssl_core.training.checkpoints import CheckpointStore
+from ssl_core.training.loop import Pretraining, Reporter
 
 WORDS = [
     "data.train=bundled:digits",

@@ -78,7 +78,7 @@ def train(pipe: Connection, arm: str, args: argparse.Namespace) -> None:
 
 
 def configuration(arm: str, args: argparse.Namespace) -> Any:
-    from ssl_core.config import RunConfig
+    from ssl_core.schema.run import RunConfig
 
     dim, depth, heads = args.predictor
     pool = {"pool": "mean", "position": "sincos", "kwargs": {} if arm == "mae" else {"class_token": False}}
@@ -98,7 +98,7 @@ def strata_step(arm: str, args: argparse.Namespace) -> tuple[Callable[[int], obj
 
     from ssl_core.data.loading import Batch
     from ssl_core.data.sources import open_images
-    from ssl_core.loop import Pretraining
+    from ssl_core.training.loop import Pretraining
 
     imported = peak_rss()
     config = configuration(arm, args)
@@ -121,10 +121,10 @@ def lightly_step(arm: str, args: argparse.Namespace) -> tuple[Callable[[int], ob
     from lightly.models.modules.ijepa_timm import IJEPAPredictorTIMM
     from lightly.models.modules.masked_autoencoder_timm import MAEDecoderTIMM
 
+    from ssl_core.data.masks import draw
     from ssl_core.data.sources import open_images
-    from ssl_core.loop import Pretraining
-    from ssl_core.methods.masks import draw
     from ssl_core.seeds import Use, derive_seed
+    from ssl_core.training.loop import Pretraining
 
     imported = peak_rss()
     own = next(name for name, peer in PEERS.items() if peer == arm)

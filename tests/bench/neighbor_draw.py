@@ -44,7 +44,7 @@ def main() -> None:
 def measure(case: str, args: argparse.Namespace) -> list[str]:
     import torch
 
-    from ssl_core.neighbors.window import Window
+    from ssl_core.positives.neighbors.window import Window
 
     torch.set_num_threads(args.threads)
     imported = peak_rss()

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from ssl_core.neighbors.search import load_faiss, nearest
+from ssl_core.search import load_faiss, nearest
 
 SIDE = 3072  # of the square matrices
 SECONDS = 0.3  # at least, of either side in a round

@@ -38,7 +38,7 @@ def pretrain(recipe: str, overrides: list[str]) -> tuple[Any, list[dict[str, flo
 
     from ssl_core import recipes
     from ssl_core.data.sources import open_images
-    from ssl_core.loop import Pretraining, Reporter
+    from ssl_core.training.loop import Pretraining, Reporter
 
     torch.set_num_threads(1)
     config = recipes.load(recipe, overrides)

@@ -54,10 +54,10 @@ def train(pipe: Connection, framework: str, distill: dict | None, args: argparse
     """One arm: a round of steps whenever it is asked, then its peak memory."""
     import torch
 
-    from ssl_core.config import RunConfig
     from ssl_core.data.loading import Batch
     from ssl_core.data.sources import open_images
-    from ssl_core.loop import Pretraining
+    from ssl_core.schema.run import RunConfig
+    from ssl_core.training.loop import Pretraining
 
     torch.set_num_threads(args.threads)
     imported = peak_rss()

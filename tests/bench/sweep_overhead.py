@@ -22,12 +22,12 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.checkpoints import CheckpointStore
-from orchestrator.results import read_trials
+from orchestrator.sweeps.trials import read_trials
 from ssl_core import distributed, recipes
-from ssl_core.config import RunConfig
 from ssl_core.data.sources import open_images
-from ssl_core.loop import Pretraining, Reporter
+from ssl_core.schema.run import RunConfig
+from ssl_core.training.checkpoints import CheckpointStore
+from ssl_core.training.loop import Pretraining, Reporter
 
 sys.path.append(str(Path(__file__).parents[2]))
 from tests.gloo import Ranks

@@ -41,7 +41,7 @@ def train_rank(file: str) -> None:
 
     from ssl_core import recipes
     from ssl_core.data.sources import open_images
-    from ssl_core.loop import Pretraining, Reporter
+    from ssl_core.training.loop import Pretraining, Reporter
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

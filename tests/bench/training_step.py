@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ssl_core.config import RunConfig
 from ssl_core.data.loading import Batch
 from ssl_core.data.sources import open_images
 from ssl_core.data.views import normalise
-from ssl_core.loop import Pretraining
+from ssl_core.schema.run import RunConfig
+from ssl_core.training.loop import Pretraining
 
 FRAMEWORKS = ("simclr", "byol", "mocov3")
 LR, WEIGHT_DECAY, TEMPERATURE, MOMENTUM, OUTPUT_DIM = 1.5e-4, 0.1, 0.2, 0.996, 256

@@ -33,8 +33,8 @@ import yaml
 from mlflow import MlflowClient
 
 from tests.images import draw_stripes
-from tests.orchestrator.mlflow_server import MlflowServer
-from tests.orchestrator.two_nodes import TwoNodes
+from tests.orchestrator.cluster.two_nodes import TwoNodes
+from tests.orchestrator.tracking.mlflow_server import MlflowServer
 
 VICTIMS = {
     "pretrain": ("worker", "index", "raylet", "driver", "server"),

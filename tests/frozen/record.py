@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from ssl_core import recipes
-from ssl_core.config import RunConfig
 from ssl_core.data.sources import open_images
-from ssl_core.loop import Pretraining, Reporter
+from ssl_core.schema.run import RunConfig
+from ssl_core.training.loop import Pretraining, Reporter
 from tests.gloo import Ranks
 
 FILE = Path(__file__).with_name("frozen.json")

@@ -56,7 +56,7 @@ def bucket() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def ray_session(bucket: Path) -> Iterator[None]:
     """A Ray instance that all in-process runs share; its processes can reach `bucket`."""
-    from orchestrator.cluster import connected
+    from orchestrator.cluster.connect import connected
 
     with connected():
         yield

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from ssl_core import distributed
-from ssl_core.config import RunConfig
 from ssl_core.data.loading import EpochOrder
 from ssl_core.data.sources import open_images
 from ssl_core.data.views import normalise
-from ssl_core.loop import Pretraining, PrintReporter
+from ssl_core.schema.run import RunConfig
+from ssl_core.training.loop import Pretraining, PrintReporter
 from tests.conftest import tiny_config
 from tests.gloo import Ranks
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ssl_core import recipes
-from ssl_core.config import EveryN, RunConfig
 from ssl_core.errors import InputError
+from ssl_core.schema.run import EveryN, RunConfig
 
 NAMES = recipes.names()
 

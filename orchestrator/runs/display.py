@@ -1,0 +1,144 @@
+"""What a run shows in the terminal: a live table of epochs, and tables at the end."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from ssl_core.evaluation.metrics import is_accuracy, layers_of
+
+SHOWN = 12  # epochs in the live table
+
+COLUMNS = (  # title, metric, format
+    ("epoch", "epoch", "{:.0f}"),
+    ("loss", "loss", "{:.3f}"),
+    ("last", "loss/last", "{:.3f}"),
+    ("hidden", "loss/hidden", "{:.3f}"),
+    ("predictor", "loss/predictor", "{:.2f}"),
+    ("α", "alpha", "{:.2f}"),
+    ("k-NN last", "knn/last", "{:.1%}"),
+    ("k-NN best", "knn/best", "{:.1%}"),
+    ("linear last", "linear/last", "{:.1%}"),
+    ("RankMe", "rankme/last", "{:.1f}"),
+    ("other image", "positives/bootstrap_ratio", "{:.1%}"),
+    ("same class", "positives/same_class", "{:.1%}"),
+    ("images/s", "images_per_second", "{:.0f}"),
+)
+
+Record = Mapping[str, float]
+
+
+def duration(seconds: float) -> str:
+    """90 → 1:30."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def warn(console: Console, message: str) -> None:
+    """Say what is wrong without ending anything."""
+    console.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False, soft_wrap=True)
+
+
+class RunDisplay:
+    """A table with a row an epoch, and below it the epoch under way and the time left.
+
+    In a terminal the table is redrawn in place; elsewhere each epoch is a line of its own.
+    """
+
+    def __init__(self, console: Console, epochs: int, columns: Sequence[str]):
+        self.console, self.epochs = console, epochs
+        self.columns = [column for column in COLUMNS if column[1] in columns]
+        self.records: list[Record] = []
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[note]}"), console=console
+        )
+        self._task = self._progress.add_task("starting Ray and the workers", total=None, note="")
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
+        self._started = time.monotonic()
+        self._epochs_timed = 0
+
+    def __enter__(self) -> "RunDisplay":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self._progress.update(self._task, visible=False)
+            self._live.stop()
+
+    def start(self, history: Sequence[Record]) -> None:
+        """Training starts, perhaps from a checkpoint with a history."""
+        self.records = list(history)
+        self._progress.update(self._task, description="epoch 1" if not history else "going on", total=None)
+        self._started = time.monotonic()
+
+    def step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
+        done = self._epochs_timed + step / steps
+        left = ""
+        if done > 0.02:
+            remaining = self.epochs - (epoch - 1) - step / steps
+            left = f"{duration((time.monotonic() - self._started) / done * remaining)} left"
+        self._progress.update(
+            self._task,
+            description=f"epoch {epoch}/{self.epochs}",
+            completed=step,
+            total=steps,
+            note=f"{images_per_second:.0f} images/s  {left}",
+        )
+
+    def epoch(self, record: Record) -> None:
+        self.records.append(record)
+        if record["epoch"] == 0:
+            self._started = time.monotonic()  # what came before was start-up
+        else:
+            self._epochs_timed += 1
+        if not self.console.is_terminal:
+            line = "  ".join(f"{t} {f.format(record[m])}" for t, m, f in self.columns if m in record)
+            self.console.print(line, soft_wrap=True, highlight=False)
+
+    def _render(self) -> Group:
+        return Group(self._table(), self._progress)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for title, _, _ in self.columns:
+            table.add_column(title, justify="right")
+        for record in self.records[-SHOWN:]:
+            table.add_row(
+                *(form.format(record[metric]) if metric in record else "" for _, metric, form in self.columns)
+            )
+        return table
+
+
+def layer_table(before: Record, after: Record) -> Table:
+    """Every layer before training and after: accuracies where they were measured, and the label-free signals."""
+    table = Table(title="quality by layer, random initialisation → trained", title_justify="left", box=None)
+    table.add_column("layer", justify="right")
+    shown = [
+        (title, name, form)
+        for title, name, form in (
+            ("k-NN", "knn", "{:.1%}"),
+            ("linear probe", "linear", "{:.1%}"),
+            ("RankMe", "rankme", "{:.1f}"),
+            ("std", "std", "{:.2f}"),
+            ("alignment", "alignment", "{:.3f}"),
+            ("uniformity", "uniformity", "{:.2f}"),
+        )
+        if layers_of(after, name) and layers_of(before, name)
+    ]
+    for title, _, _ in shown:
+        table.add_column(title, justify="right")
+    for layer in range(len(layers_of(after, shown[0][1])) if shown else 0):
+        cells = []
+        for _, name, form in shown:
+            old, new = layers_of(before, name), layers_of(after, name)
+            mark = (" ★" if new[layer] == max(new) else "  ") if is_accuracy(name) else ""
+            cells.append(f"{form.format(old[layer])} → {form.format(new[layer])}{mark}")
+        table.add_row(str(layer + 1), *cells)
+    return table

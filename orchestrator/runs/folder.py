@@ -1,0 +1,106 @@
+"""A run: its configuration and its folder; what is written there, and what is known of the software that ran it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ssl_core import recipes
+from ssl_core.errors import InputError
+from ssl_core.files import as_path, is_local, write_atomically
+from ssl_core.schema.run import RunConfig
+
+RUNS = Path("strata-runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what it is about."""
+
+    config: RunConfig
+    output: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.output / "config.yaml"
+
+    @property
+    def plots(self) -> Path:
+        return self.output / "plots"
+
+    @property
+    def model_file(self) -> Path:
+        """The trained encoder, once there is one."""
+        return self.output / "model.safetensors"
+
+    def write_config(self) -> None:
+        """Make the folder, with the resolved configuration in it."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config_file, lambda file: file.write(recipes.dump(self.config).encode()))
+
+
+def new_run(config: RunConfig, output: Path | None) -> Run:
+    """A run in a folder of its own."""
+    return Run(absolute_paths(config), new_folder(output, config.name))
+
+
+def new_folder(output: Path | None, name: str) -> Path:
+    """A folder that is not there yet, or is empty: `output`, or strata-runs/NAME-TIME.
+
+    Raises:
+        InputError: it is in use, or cannot be written to.
+    """
+    folder = (output or RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
+    try:
+        used = folder.exists() and any(folder.iterdir())
+        check_writable(folder)
+    except Exception as error:  # each kind of store has its own
+        raise InputError(f"--output: {folder} cannot be used: {type(error).__name__}: {error}") from error
+    if used:
+        raise InputError(f"--output: {folder} is not empty; choose another, or go on with --resume {folder}")
+    return folder
+
+
+def check_writable(folder: Path) -> None:
+    """See that files can be written to a folder, or one that can be made; in an object store this is tried.
+
+    Raises:
+        PermissionError, or what else the store answers.
+    """
+    if is_local(folder):
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+        if not os.access(existing, os.W_OK) or not existing.is_dir():
+            raise PermissionError(f"{existing} is no folder that can be written to")
+    else:
+        marker = folder / ".strata"
+        marker.touch()
+        marker.unlink()
+
+
+def resumed_run(output: Path, overrides: list[str]) -> Run:
+    """The run whose folder is `output`, to go on from its newest checkpoint."""
+    return run_at(output, "--resume", overrides)
+
+
+def run_at(output: Path, given_as: str, overrides: Sequence[str] = ()) -> Run:
+    """The run whose folder is `output`; `given_as` names the argument in errors."""
+    file = output.absolute() / "config.yaml"
+    if not file.is_file():
+        raise InputError(f"{given_as}: {output} is no run's folder (it has no config.yaml)")
+    return Run(absolute_paths(recipes.load(file, overrides)), output.absolute())
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """Workers and later readers of `config.yaml` may run elsewhere: `data` paths become absolute."""
+
+    def absolute(path: str) -> str:
+        return path if path.startswith("bundled:") else str(as_path(path).absolute())
+
+    def each(paths: str | list[str] | None) -> str | list[str] | None:
+        if paths is None:
+            return None
+        return absolute(paths) if isinstance(paths, str) else [absolute(path) for path in paths]
+
+    data = config.data.model_copy(update={"train": each(config.data.train), "val": each(config.data.val)})
+    return config.model_copy(update={"data": data})

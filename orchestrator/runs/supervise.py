@@ -1,0 +1,294 @@
+"""Ray Train from the driver's side: the workers of a run, its index actors, the messages they send, how they end."""
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import WorkFailed
+from orchestrator.runs.folder import Run
+from ssl_core.errors import DataError, InputError, TrainingDiverged
+from ssl_core.files import remove_tree
+from ssl_core.schema.run import RunConfig
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.connect import WorkerShare
+    from ssl_core.data.sources import Images
+
+RAY_TRAIN = "ray-train"  # in a run's folder, while it runs: Ray Train's own, of which nothing is needed
+POLL = 0.2  # seconds between looks into the mailbox
+STOP_TIMEOUT = 8.0  # seconds that workers get to write a checkpoint and end by themselves
+ROOM_GRACE = 5.0  # seconds in which the workers that have ended give back what they had
+# For what we do not use, Ray Train would start processes, and wait for them.
+LEAN = {
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a finished or failed worker is noticed
+}
+UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+
+class Training:
+    """Ray Train in a thread of its own, so that this one can take the workers' messages; and the index actors."""
+
+    def __init__(
+        self,
+        run: Run,
+        share: "WorkerShare",
+        num_images: int,
+        index_dim: int,
+        warn: Callable[[str], None],
+        stop_timeout: float = STOP_TIMEOUT,
+    ):
+        self.run, self.share, self.num_images, self.index_dim = run, share, num_images, index_dim
+        self._warn, self._stop_timeout = warn, stop_timeout
+        self._failures, self._starts, self._waits = 0, 0, False
+        self._start()
+
+    def _start(self) -> None:
+        import ray
+        from ray.train import FailureConfig, ScalingConfig
+        from ray.train import RunConfig as TrainRunConfig
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from orchestrator.cluster import connect as cluster
+        from orchestrator.index.actors import start_shards
+        from orchestrator.runs.worker import Mailbox, train_worker
+
+        self.workers = self._choose_workers()
+        run, config = self.run, self.run.config.with_workers(self.workers)
+        self.error: BaseException | None = None
+        self._moves: str | None = None  # why these workers were asked to stop, for others to go on
+        self._left = cluster.leaving_nodes()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.mailbox = Mailbox.options(scheduling_strategy=here).remote()
+        self.shards = []
+        if config.positives.searches:
+            folder = run.output / "neighbors"
+            self.shards = start_shards(config.positives, config.scaling, self.num_images, self.index_dim, folder)
+        resources = {"CPU": self.share.cpus} | ({"GPU": self.share.gpus} if self.share.gpus else {})
+        self._trainer = _trainer_class()(
+            train_worker,
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "output": str(run.output),
+                "mailbox": self.mailbox,
+                "shards": self.shards,
+                "threads": self.share.cpus,
+            },
+            scaling_config=ScalingConfig(
+                num_workers=self.workers, use_gpu=self.share.gpus > 0, resources_per_worker=resources
+            ),
+            run_config=TrainRunConfig(
+                name=RAY_TRAIN,
+                **cluster.ray_storage(run.output),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # `follow` decides
+            ),
+        )
+        self._thread = threading.Thread(target=self._fit, daemon=True)
+        self._thread.start()
+
+    def _choose_workers(self) -> int:
+        """As many as there is room for, of those that the configuration allows; waits for the least of them."""
+        from orchestrator.cluster import connect as cluster
+
+        possible = self.run.config.possible_workers
+        self._starts += 1
+        if not self._asks_for_room:
+            return possible[0]
+        cluster.ask_for(self.share, possible[0])  # until it ends or is stopped
+        began = time.monotonic()
+        while True:
+            room = cluster.room_beside(self.share)
+            fitting = [workers for workers in possible if workers <= room]
+            waited = time.monotonic() - began
+            if fitting and (fitting[0] == possible[0] or waited > ROOM_GRACE):
+                self._waits = False
+                return fitting[0]
+            if not fitting and waited > ROOM_GRACE and not self._waits:
+                self._warn(f"waiting for room for {possible[-1]} worker(s); there is some for {room}")
+                self._waits = True
+            time.sleep(POLL)
+
+    @property
+    def _asks_for_room(self) -> bool:
+        """Whether the autoscaler is asked to keep room, rather than Ray Train alone for what it starts first."""
+        return self._starts > 1 or len(self.run.config.possible_workers) > 1
+
+    def _release_room(self) -> None:
+        from orchestrator.cluster import connect as cluster
+
+        if self._asks_for_room:
+            cluster.ask_for(self.share, 0)
+
+    def _why_move(self, epoch_ended: bool) -> str | None:
+        """Why to go on with other workers, if there is a reason."""
+        from orchestrator.cluster import connect as cluster
+
+        if cluster.leaving_nodes() - self._left:
+            return "a node is about to leave the cluster; going on without it"
+        if epoch_ended and self._could_grow():
+            return f"there is room for more than {self.workers} worker(s); going on with them"
+        return None
+
+    def _could_grow(self) -> bool:
+        from orchestrator.cluster import connect as cluster
+
+        more = [workers for workers in self.run.config.possible_workers if workers > self.workers]
+        return bool(more) and self.workers + cluster.room_beside(self.share) >= more[-1]
+
+    def _fit(self) -> None:
+        from orchestrator.cluster.connect import environment
+
+        try:
+            with environment(LEAN):
+                self._trainer.fit()
+        except BaseException as error:
+            self.error = error
+        remove_tree(self.run.output / RAY_TRAIN)
+
+    def follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+        """Hand all messages to `take` until training has ended.
+
+        After a lost process or node it goes on from the newest checkpoint; so it does before a node leaves, and with
+        more workers, where the configuration allows them and there is new room.
+
+        Raises:
+            InputError, WorkFailed: it ended badly.
+        """
+        try:
+            self._follow(take)
+        finally:
+            self._release_room()
+
+    def _follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+        while True:
+            self._follow_once(take)
+            if self.error is None:
+                return
+            error, allowed = cause_of(self.error), self.run.config.scaling.max_failures
+            if self._moves:
+                self._warn(self._moves)
+            elif _is_want_of_room(self.error):
+                self._warn(f"{self.workers} worker(s) did not start; looking for room again")
+            elif self._failures == allowed or not _may_pass(error):
+                raise explain(self.error, self.run)
+            else:
+                self._failures += 1
+                what = str(error).strip().splitlines()[0][:200]
+                count = f"failure {self._failures} of {allowed}"
+                self._warn(f"a process was lost ({what}); going on from the newest checkpoint ({count})")
+            self._start()
+
+    def _follow_once(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+        import ray
+
+        try:
+            while self._thread.is_alive():
+                self._thread.join(POLL)
+                self._take(take)
+            self._take(take)
+        except ray.exceptions.RayActorError as error:  # the mailbox; who cannot tell is not waited for
+            self.stop()
+            self.error = self.error or error
+        except BaseException:
+            self.stop()
+            raise
+        for shard in self.shards:
+            ray.kill(shard)
+
+    def _take(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+        import ray
+
+        messages = ray.get(self.mailbox.take.remote())
+        take(messages)
+        if not self._moves and (why := self._why_move(epoch_ended="epoch" in {kind for kind, _ in messages})):
+            self._moves = why
+            self.mailbox.stop.remote()  # they keep a checkpoint first
+
+    def stop(self) -> None:
+        """End the workers: ask first, and leave them nobody to report to."""
+        import ray
+
+        self.mailbox.stop.remote()
+        self._thread.join(self._stop_timeout)
+        for actor in (self.mailbox, *self.shards):
+            ray.kill(actor)
+        self._release_room()
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What went wrong in the workers, without Ray's wrapping: what one of them said, rather than how another fell."""
+    from orchestrator.index.actors import IndexLost
+
+    failures = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
+    causes = [_unwrapped(failure) for failure in failures]
+    known = (InputError, DataError, TrainingDiverged, IndexLost)
+    return next((cause for cause in causes if isinstance(cause, known) or _disk_is_full(cause)), causes[0])
+
+
+def _unwrapped(failure: BaseException) -> BaseException:
+    for name in ("health_check_failure", "cause"):
+        failure = getattr(failure, name, None) or failure
+    return failure
+
+
+def _trainer_class() -> type:
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    class Trainer(DataParallelTrainer):
+        """Without the helpers that nothing here needs. The workers join one another themselves: Ray's way of letting
+        torch do so imports it into one process more, and listens on all of a machine's addresses.
+        """
+
+        def _create_default_callbacks(self) -> list:
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED_CALLBACKS]
+
+    return Trainer
+
+
+def _is_want_of_room(error: BaseException) -> bool:
+    return "WorkerGroupStartupTimeout" in type(getattr(error, "controller_failure", error)).__name__
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same may go well at another time: a process or node was lost, rather than the run being wrong."""
+    import torch
+
+    wrong = (InputError, DataError, TrainingDiverged, MemoryError, torch.OutOfMemoryError)
+    return not isinstance(error, wrong) and not _disk_is_full(error)
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def explain(error: BaseException, run: Run) -> BaseException:
+    """How a run that `error` ended is reported."""
+    cause = cause_of(error)
+    if isinstance(cause, InputError):
+        return cause
+    from ssl_core.training.checkpoints import CheckpointStore
+
+    checkpoints = CheckpointStore(run.output, run.config).paths()
+    last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+    if _disk_is_full(cause):
+        cause = f"{cause}: no room for a checkpoint; free some, or set checkpoint.keep=1, then go on with --resume"
+    failed = WorkFailed(f"{cause}\n{last}")
+    failed.__cause__ = error
+    return failed
+
+
+def check_method(config: RunConfig, images: "Images") -> int:
+    """What needs torch to be known; the width of the features that stand for an image."""
+    import torch
+
+    from ssl_core import methods
+    from ssl_core.training.loop import check_images
+
+    check_images(config, images)
+    with torch.device("meta"):  # shapes only
+        return methods.build(config).index_dim

@@ -1,5 +1,0 @@
-"""Which images are near which, by inner product of their features."""
-
-from ssl_core.neighbors.index import NeighborIndex
-
-__all__ = ["NeighborIndex"]

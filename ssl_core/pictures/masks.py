@@ -1,0 +1,91 @@
+"""What a masked run's student sees, and how well it predicts the rest: pictures from the run's checkpoints."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_core import methods
+from ssl_core.data.loading import EvalImages
+from ssl_core.data.masks import Masks
+from ssl_core.data.sources import Source
+from ssl_core.data.views import denormalise, normalise
+from ssl_core.errors import InputError
+from ssl_core.methods.masked import Masked
+from ssl_core.pictures.run import mask_picture, save_figure, some_images
+from ssl_core.schema.run import RunConfig
+from ssl_core.training.checkpoints import CheckpointStore
+
+GREY = 160  # of what is hidden
+MOST_MAPS = 12  # target layers in one picture
+
+
+def draw_masks(
+    config: RunConfig, output: Path, source: Source, target: Path, epoch: int | None = None, images: Sequence[int] = ()
+) -> Path:
+    """A picture of `images` (default: some, always the same), each under a mask, and of the errors after `epoch`.
+
+    For every target layer an error map; for MAE also the image with what it predicts.
+
+    Args:
+        output: the run's folder.
+        source: the run's training images.
+        epoch: default: that of the newest checkpoint.
+
+    Raises:
+        InputError: the run is no masked one, or has no checkpoint of that epoch.
+    """
+    if not config.masked:
+        raise InputError(f"{output}: {config.framework.name} hides nothing; ijepa, mae and bootleg do")
+    store = CheckpointStore(output, config)
+    path = _checkpoint(store, epoch)
+    method: Masked = methods.build(config)
+    state = store.load(path)
+    method.load_state_dict(state["method"])
+    method.eval()
+    views = EvalImages(source, config.backbone.image_size, config.backbone.channels)
+    pixels = torch.cat([views[index][1] for index in (images if len(images) else some_images(source))])
+    inputs = normalise(pixels)
+    masks = method.draw_masks(len(inputs), inputs.device)
+    columns = {"image": _picture(pixels), "seen": _picture(_hide(pixels, masks, method))}
+    if config.framework.name == "mae":
+        columns["predicted"] = _picture(denormalise(method.reconstruct(inputs, masks)))
+    maps = method.error_maps(inputs, masks).numpy()
+    titles = _titles(config, method)
+    errors = {titles[place]: maps[place] for place in _spread(len(titles))}
+    title = f"{config.name}, epoch {state['epoch']}: what is hidden, and the loss of its prediction"
+    return save_figure(mask_picture(columns, errors, title), target)
+
+
+def _checkpoint(store: CheckpointStore, epoch: int | None) -> Path:
+    there = store.paths()
+    if not there:
+        raise InputError(f"{store.folder}: no checkpoint in it yet")
+    wanted = there[-1] if epoch is None else store.path(epoch)
+    if wanted not in there:
+        raise InputError(f"--epoch: no checkpoint of {epoch}; there are {', '.join(path.stem for path in there)}")
+    return wanted
+
+
+def _titles(config: RunConfig, method: Masked) -> list[str]:
+    return ["pixels"] if config.framework.name == "mae" else [f"layer {layer}" for layer in method.target_layers]
+
+
+def _spread(count: int) -> list[int]:
+    """At most MOST_MAPS of `count` places, the last among them."""
+    return sorted({round(place) for place in np.linspace(count - 1, 0, min(count, MOST_MAPS))})
+
+
+def _hide(pixels: Tensor, masks: Masks, method: Masked) -> Tensor:
+    """`pixels` (B, C, H, W) with all patches grey that are not in the context."""
+    (rows, columns), side = method.grid, method.backbone.patch_size
+    seen = torch.zeros(len(pixels), rows * columns, dtype=torch.bool).scatter_(1, masks.context, True)
+    seen = seen.view(-1, 1, rows, columns).repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
+    return pixels.where(seen, torch.tensor(GREY, dtype=torch.uint8))
+
+
+def _picture(pixels: Tensor) -> np.ndarray:
+    """(B, C, H, W) → (B, H, W, 3)."""
+    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

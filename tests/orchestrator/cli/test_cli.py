@@ -1,0 +1,135 @@
+"""The command line: what it says, and its exit status."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.runs.folder import new_run
+from orchestrator.runs.record import pretrain
+from orchestrator.tracking.mlflow import store_uri
+from ssl_core import recipes
+from ssl_core.errors import InputError
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys; from orchestrator.cli.main import app\n"
+        "from typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_lists_the_commands(strata) -> None:
+    done = strata("--help")
+    assert done.returncode == 0
+    for command in ("pretrain", "sweep", "report", "recipes", "show", "ui", "doctor"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["optim.lrr=1"], "did you mean optim.lr?"),
+        (["optim.epochs=ten"], "optim.epochs"),
+        (["smal-mocov3"], "did you mean small-mocov3?"),
+        (["small-mocov3"], "data.train: missing"),
+        (["data.train=/no/such/folder"], "/no/such/folder does not exist"),
+        (["backbone.patch_size=7"], "does not divide"),
+        (["--resume", "nowhere"], "no run's folder"),
+        (["demo", "small-mocov3"], "one recipe at a time"),
+        (["--no-such-option"], "No such option"),
+    ],
+)
+def test_wrong_input_ends_with_status_2_and_leaves_nothing(strata, tmp_path: Path, arguments, expected) -> None:
+    done = strata("pretrain", *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("distill.layers=[1, 9]", r"\[9\] of a backbone with layers 1 to 6"),
+        ("backbone.name=vit_tinny", "vit_tiny_patch16_224"),
+        ("optim.batch_size=100000", "more than the 4000 images"),
+    ],
+)
+def test_what_only_torch_and_the_images_tell_is_found_before_work_starts(
+    ray_session: None, tmp_path: Path, setting: str, expected: str
+) -> None:
+    with pytest.raises(InputError, match=expected):
+        pretrain(new_run(recipes.load("demo", [setting]), tmp_path / "run"), Console(quiet=True), started=0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(strata) -> None:
+    assert "Traceback" in strata("pretrain", "optim.lrr=1", "--debug").stderr
+
+
+def test_the_file_and_line_of_a_wrong_key_are_named(strata, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: demo\noptim:\n  epochs: 3\n  warmup: 1\n")
+    error = strata("pretrain", "mine.yaml").stderr
+    assert "mine.yaml:4" in error
+    assert "optim.warmup_epochs" in error
+
+
+def test_a_folder_in_use_is_refused(strata, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("keep me")
+    done = strata("pretrain", "--output", "run")
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+    assert (tmp_path / "run" / "precious.txt").read_text() == "keep me"
+
+
+def test_recipes_are_listed_with_their_titles(strata) -> None:
+    listed = strata("recipes").stdout
+    for name in recipes.names():
+        assert name in listed
+
+
+def test_show_marks_what_differs_from_the_defaults(strata) -> None:
+    lines = strata("show", "small-sd-mocov3", "optim.epochs=7").stdout.splitlines()
+    changed = {line.split()[1]: line for line in lines if line.startswith("*")}
+    assert "7" in changed["optim.epochs"]
+    assert "optim.accumulate" not in changed
+
+
+def test_doctor_names_what_it_looked_at(strata) -> None:
+    report = strata("doctor").stdout
+    for what in ("torch", "ray", "faiss", "disk", "MLflow store"):
+        assert what in report
+
+
+def test_ui_without_a_store_says_so(strata, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    assert store_uri() == f"sqlite:///{tmp_path}/strata-runs/mlflow.db"
+    done = strata("ui")
+    assert done.returncode == 2
+    assert "no MLflow store" in done.stderr
+
+
+def test_show_explains_the_keys(strata) -> None:
+    explained = " ".join(strata("show", "demo", "--explain").stdout.split())
+    assert "weight of the predictors'" in explained
+
+
+def test_neighbors_without_any_says_which_runs_have_them(strata, tmp_path: Path):
+    assert strata("neighbors", str(tmp_path)).returncode == 2
+    (tmp_path / "config.yaml").write_text(recipes.dump(recipes.load("demo")))
+    done = strata("neighbors", str(tmp_path))
+    assert done.returncode == 2
+    assert "positives.kind=adasim" in done.stderr
+    wrong = strata("neighbors", str(tmp_path), "--image", "no-such.png")
+    assert wrong.returncode == 2
+    assert "no-such.png" in wrong.stderr

@@ -1,0 +1,305 @@
+"""The grammar of a sweep's YAML, and what is said of a wrong one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from orchestrator.sweeps.file import Sweep
+from orchestrator.sweeps.plan import epochs_of, make_plan, share_of
+from orchestrator.sweeps.space import Dimension, describe, label
+from ssl_core.errors import InputError
+from ssl_core.schema.run import EveryN
+
+SPACES = sorted((Path(__file__).parents[3] / "search_spaces").glob("*.yaml"))
+HEAD = "recipe: demo\noverrides:\n  data.limit: 256\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "mine.yaml"
+    file.write_text(text)
+    return file
+
+
+def sweep(folder: Path, text: str, *words: str) -> Sweep:
+    return Sweep(write(folder, HEAD + text), words)
+
+
+def error_of(folder: Path, text: str, *words: str) -> str:
+    """What is said of a YAML that is wrong: before or while its settings are checked as runs."""
+    with pytest.raises(InputError) as error:
+        make_plan(sweep(folder, text, *words))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
+def test_the_spaces_that_come_with_strata_are_right(file: Path) -> None:
+    text = file.read_text()
+    assert text.startswith("# ")
+    assert f"strata sweep search_spaces/{file.name}" in text
+    plan = make_plan(Sweep(file, ["data.train=bundled:digits"]))
+    assert plan.runs >= 6
+
+
+def test_there_are_spaces() -> None:
+    assert {file.stem for file in SPACES} >= {"smoke", "sdssl", "adasim", "joint", "frameworks"}
+
+
+@pytest.mark.parametrize(
+    ("domain", "low", "high"),
+    [
+        ({"uniform": [0.2, 0.4]}, 0.2, 0.4),
+        ({"loguniform": [1e-4, 1e-2]}, 1e-4, 1e-2),
+        ({"quniform": [0, 1, 0.25]}, 0, 1),
+        ({"randint": [2, 5]}, 2, 4),
+        ({"normal": [1.0, 0.1]}, 0.4, 1.6),
+        ({"choice": [3, 7]}, 3, 7),
+    ],
+)
+def test_samples_lie_where_they_should(domain: dict, low: float, high: float) -> None:
+    dimension = Dimension.model_validate(domain)
+    drawn = [dimension.sample(generator) for generator in [np.random.default_rng(0)] for _ in range(300)]
+    assert low <= min(drawn) < max(drawn) <= high
+    if "quniform" in domain:
+        assert set(drawn) == {0, 0.25, 0.5, 0.75, 1}
+    if "randint" in domain:
+        assert set(drawn) == {2, 3, 4}
+    if "loguniform" in domain:
+        assert np.median(drawn) == pytest.approx(1e-3, rel=0.5)
+
+
+GRID = """
+space:
+  distill.alpha: {grid: [0, 1]}
+  positives.kind: {grid: [augment, adasim, nearest]}
+  positives.tau: {grid: [0.1, 0.2], when: {positives.kind: adasim}}
+  positives.top_k: {grid: [2, 3], when: {positives.kind: [adasim, nearest]}}
+searcher: grid
+scheduler: none
+"""
+
+
+def test_a_grid_has_every_combination_that_means_something_once(tmp_path: Path) -> None:
+    planned = sweep(tmp_path, GRID).config.planned()
+    assert len(planned) == 2 * (1 + 2 * 2 + 2)
+    assert len({str(settings) for settings in planned}) == len(planned)
+    assert all(("positives.tau" in s) == (s["positives.kind"] == "adasim") for s in planned)
+    assert all(("positives.top_k" in s) == (s["positives.kind"] != "augment") for s in planned)
+
+
+def test_a_grid_is_tried_in_an_order_of_its_seed(tmp_path: Path) -> None:
+    text = "space:\n  distill.alpha: {grid: [0, 0.25, 0.5, 0.75, 1]}\nsearcher: grid\n"
+    tried, again, other = (
+        [settings["distill.alpha"] for settings in sweep(tmp_path, text, f"seed={seed}").config.planned()]
+        for seed in (0, 0, 1)
+    )
+    assert tried == again != other
+    assert sorted(tried) == sorted(other) == [0, 0.25, 0.5, 0.75, 1]
+    assert tried != sorted(tried)
+    assert len(sweep(tmp_path, text, "trials=2").config.planned()) == 2
+
+
+def test_an_ablation_varies_one_key_at_a_time(tmp_path: Path) -> None:
+    text = "space:\n  distill.alpha: {choice: [1, 0, 0.5]}\n  distill.beta: {choice: [1, 0]}\nsearcher: ablation\n"
+    planned = sweep(tmp_path, text).config.planned()
+    assert planned == [
+        {"distill.alpha": 1, "distill.beta": 1},
+        {"distill.alpha": 0, "distill.beta": 1},
+        {"distill.alpha": 0.5, "distill.beta": 1},
+        {"distill.alpha": 1, "distill.beta": 0},
+    ]
+
+
+def test_random_search_is_the_same_for_the_same_seed_and_goes_through_grids_evenly(tmp_path: Path) -> None:
+    text = "space:\n  distill.alpha: {uniform: [0, 1]}\n  distill.beta: {grid: [0, 1, 2]}\ntrials: 9\n"
+    first, again = (sweep(tmp_path, text).config.planned() for _ in range(2))
+    assert first == again
+    assert sweep(tmp_path, text, "seed=1").config.planned() != first
+    assert [settings["distill.beta"] for settings in first] == [0, 1, 2] * 3
+
+
+def test_layer_choices_become_configurations(tmp_path: Path) -> None:
+    found = sweep(tmp_path, "space:\n  distill.layers: {choice: [all, every: 2, [2, 4]]}\nsearcher: grid\n")
+    planned = sorted(found.config.planned(), key=lambda settings: str(label(settings["distill.layers"])))
+    assert [label(settings["distill.layers"]) for settings in planned] == ["[2, 4]", "all", "every: 2"]
+    layers = [found.run_config(settings).distill.layers for settings in planned]
+    assert layers == [[2, 4], "all", EveryN(every=2)]
+    for settings in planned:
+        assert found.config.decode({key: label(value) for key, value in settings.items()}) == settings
+
+
+def test_the_recipe_itself_can_be_varied(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("extends: small-byol\ndata: {train: bundled:digits}\n")
+    text = "overrides: {optim.epochs: 2}\nspace:\n  recipe: {choice: [demo, other.yaml]}\nsearcher: grid\n"
+    found = Sweep(write(tmp_path, text))
+    configs = [found.run_config(settings) for settings in found.config.planned()]
+    assert {config.framework.name for config in configs} == {"mocov3", "byol"}
+    assert {config.optim.epochs for config in configs} == {2}
+
+
+def test_a_yaml_tag_makes_no_object(tmp_path: Path) -> None:
+    text = f"name: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\nspace:\n  distill.alpha: {{choice: [0, 1]}}\n"
+    with pytest.raises(InputError, match=r"\.yaml"):
+        sweep(tmp_path, text)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_dumped_sweep_is_the_same_from_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("extends: demo\nseed: 3\n")
+    text = GRID.replace("scheduler: none", "recipe: base.yaml\nscheduler: {name: asha, grace: 2}")
+    found = Sweep(write(tmp_path, "overrides: {data.limit: 300}\n" + text), ["optim.lr=1", "repeats=2"])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "sweep.yaml").write_text(found.dump())
+    again = Sweep(elsewhere / "sweep.yaml")
+    assert again.config.planned() == found.config.planned()
+    assert again.config.scheduler == found.config.scheduler
+    settings = found.config.planned()[0]
+    assert again.run_config(settings, 1) == found.run_config(settings, 1)
+    assert (again.run_config(settings).optim.lr, again.run_config(settings).data.limit) == (1, 300)
+
+
+ALPHA = "space:\n  distill.alpha: {uniform: [0, 1]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "parts"),
+    [
+        (
+            "space:\n  distill.alpa: {uniform: [0, 1]}\n",
+            5,
+            ["distill.alpa: unknown key", "did you mean distill.alpha?"],
+        ),
+        ("space:\n  distill.alpha: {uniform: [-1, 1]}\n", 5, ["distill.alpha", "greater than or equal to 0"]),
+        ("space:\n  distill.layers: {choice: [all, [2, 9]]}\n", 5, ["distill.layers: [9]", "layers 1 to 6"]),
+        ("space:\n  distill.alpha: {unifrom: [0, 1]}\n", 5, ["space.distill.alpha", "did you mean uniform?"]),
+        ("space:\n  distill.alpha: {uniform: [1, 0]}\n", 5, ["low < high"]),
+        ("space:\n  distill.alpha: {uniform: [0, 1, 2]}\n", 5, ["expected numbers [low, high]"]),
+        ("space:\n  optim.lr: {loguniform: [0, 1]}\n", 5, ["low > 0"]),
+        ("space:\n  distill.alpha: {choice: [1, 1]}\n", 5, ["twice"]),
+        ("space:\n  distill.alpha: 3\n", 5, ["expected one of {uniform"]),
+        (
+            "space:\n  positives.tau: {uniform: [0, 1], when: {positives.kind: adasim}}\n",
+            5,
+            ["positives.kind is no key of the space above it"],
+        ),
+        ("space: {}\n", 4, ["space", "at least 1"]),
+        ("", 1, ["space: missing"]),
+        (ALPHA + "searchr: random\n", 6, ["searchr: unknown key", "did you mean searcher?"]),
+        (ALPHA + "searcher: {name: optuna, samplr: tpe}\n", 6, ["searcher.samplr", "did you mean sampler?"]),
+        (ALPHA + "searcher: skopt\n", 6, ["searcher.name", "grid"]),
+        (ALPHA + "searcher: grid\n", 6, ["grid needs lists", "space.distill.alpha is a range"]),
+        (ALPHA + "searcher: bohb\nscheduler: asha\n", 6, ["bohb", "go together"]),
+        (ALPHA + "searcher: optuna\nscheduler: pbt\n", 7, ["pbt", "goes with searcher: random"]),
+        (ALPHA + "scheduler: pbt\nrepeats: 2\n", 7, ["repeats", "pbt"]),
+        ("space:\n  backbone.kwargs.depth: {choice: [4, 6]}\nscheduler: pbt\n", 4, ["nothing to change in mid-run"]),
+        (ALPHA + "metric: knn/lst\n", 6, ["knn/lst is not logged", "did you mean knn/last?"]),
+        (ALPHA + "metric: [knn/last, loss]\n", 6, ["2 of them, and 1 in mode"]),
+        (ALPHA + "metric: [knn/last, loss]\nmode: [max, min]\n", 6, ["scheduler: none, not asha"]),
+        (ALPHA + "searcher: {name: optuna, sampler: nsgaii}\n", 6, ["nsgaii is for two metrics"]),
+        ("space:\n  distill.alpha: {normal: [1, 0.1]}\nsearcher: optuna\n", 5, ["optuna knows no normal"]),
+        (ALPHA + "scheduler: {name: asha, grace: 50}\n", 6, ["50 epochs are more than the 4"]),
+        (ALPHA + "trials: none\n", 6, ["trials", "'none'"]),
+        (ALPHA + "name: ../away\n", 6, ["name", "../away"]),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_line_and_key(text: str, line: int, parts: list[str], tmp_path: Path) -> None:
+    message = error_of(tmp_path, text)
+    assert f"mine.yaml:{line}: " in message
+    assert all(part in message for part in parts), message
+
+
+def test_what_is_wrong_on_the_command_line_is_said(tmp_path: Path) -> None:
+    assert "command line: optim.epoch: unknown key" in error_of(tmp_path, ALPHA, "optim.epoch=3")
+    assert "command line: trials" in error_of(tmp_path, ALPHA, "trials=0")
+    assert "distill.alpha is varied by" in error_of(tmp_path, ALPHA, "distill.alpha=0.5")
+
+
+def test_overrides_that_are_wrong_are_said_with_their_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mine.yaml:2: optim.epoch: unknown key; did you mean optim.epochs\?"):
+        make_plan(Sweep(write(tmp_path, "overrides:\n  optim.epoch: 3\n" + ALPHA)))
+
+
+def test_a_label_free_metric_is_asked_for_where_there_are_no_labels(image_folder: Path, tmp_path: Path) -> None:
+    words = [f"data.train={image_folder}", "data.labels=none", "data.limit=null", "optim.batch_size=16"]
+    assert "rankme/last" in error_of(tmp_path, ALPHA, *words)
+    assert make_plan(sweep(tmp_path, ALPHA, *words, "metric=rankme/last")).runs == 20
+
+
+def test_a_trial_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    nodes = [{"CPU": 4.0, "GPU": 0.0}]
+    plan = make_plan(sweep(tmp_path, ALPHA, "resources.cpus=8"))
+    with pytest.raises(InputError, match=r"no trial fits.*8 CPUs.*4 CPUs.*resources"):
+        share_of(plan, nodes)
+    with pytest.raises(InputError, match="no trial fits"):
+        share_of(make_plan(sweep(tmp_path, ALPHA, "resources.gpus=1")), nodes)
+    with pytest.raises(InputError, match="no trial fits"):
+        share_of(make_plan(sweep(tmp_path, ALPHA, "scaling.workers=8", "optim.batch_size=64")), nodes)
+
+
+@pytest.mark.parametrize(
+    ("words", "nodes", "expected"),
+    [
+        ([], [{"CPU": 4}], (1, 0.0, 4)),
+        (["resources.cpus=2"], [{"CPU": 5}, {"CPU": 3}], (2, 0.0, 3)),
+        ([], [{"CPU": 16, "GPU": 4}], (4, 1.0, 4)),
+        (["resources.gpus=0.25"], [{"CPU": 16, "GPU": 2}], (2, 0.25, 8)),
+        (["scaling.workers=2"], [{"CPU": 8, "GPU": 4}], (2, 1.0, 2)),
+        (["scaling.workers=2", "resources.cpus=4"], [{"CPU": 8}], (2, 0.0, 2)),
+    ],
+)
+def test_resources_are_shared_out(words: list[str], nodes: list[dict], expected: tuple, tmp_path: Path) -> None:
+    share, at_once = share_of(make_plan(sweep(tmp_path, ALPHA, *words)), nodes)
+    assert (share.cpus, share.gpus, at_once) == expected
+
+
+def test_epochs_are_estimated(tmp_path: Path) -> None:
+    words = ["trials=9", "optim.epochs=9"]
+    assert epochs_of(make_plan(sweep(tmp_path, ALPHA, *words, "scheduler=none"))) == (81, 81)
+    # Nine for one epoch, three of them for three, one for all nine.
+    assert epochs_of(make_plan(sweep(tmp_path, ALPHA, *words, "scheduler={name: asha, factor: 3}"))) == (
+        9 + 3 * 2 + 6,
+        81,
+    )
+    assert epochs_of(make_plan(sweep(tmp_path, ALPHA, *words, "budget.epochs=15"))) == (15, 15)
+
+
+def test_settings_are_described_with_the_papers_signs() -> None:
+    settings = {"distill.alpha": 0.123456, "distill.layers": {"every": 2}, "optim.lr": 0.01}
+    assert describe(settings) == "α=0.123  layers=every: 2  lr=0.01"
+
+
+def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
+    for text in ("- a\n", "a: [1\n"):
+        with pytest.raises(InputError, match=r"mine\.yaml"):
+            Sweep(write(tmp_path, text))
+    with pytest.raises(InputError, match="no such file"):
+        Sweep(tmp_path / "nothing.yaml")
+
+
+def test_a_dry_run_says_what_a_sweep_would_take_and_leaves_nothing(strata, tmp_path: Path) -> None:
+    file = write(tmp_path, HEAD + ALPHA + "trials: 6\nrepeats: 2\n")
+    done = strata("sweep", str(file), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for said in ("12: 6 settings × 2 seeds", "epochs", "hours", "disk", "α=", "uniform [0, 1]"):
+        assert said in done.stdout
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_sweep_that_does_not_fit_this_machine_is_refused_at_once(strata, tmp_path: Path) -> None:
+    file = write(tmp_path, HEAD + ALPHA + "resources: {cpus: 1000}\n")
+    done = strata("sweep", str(file))
+    assert done.returncode == 2
+    assert "no trial fits" in done.stderr
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_wrong_sweep_ends_with_status_2_and_leaves_nothing(strata, tmp_path: Path) -> None:
+    file = write(tmp_path, HEAD + ALPHA + "trails: 6\n")
+    done = strata("sweep", str(file))
+    assert done.returncode == 2
+    assert "mine.yaml:6: trails: unknown key; did you mean trials?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [file]
+    assert yaml.safe_load(file.read_text())["trails"] == 6
