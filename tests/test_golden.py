@@ -23,17 +23,10 @@ from ssl_core.networks.heads import LayerHeads, LayerLinear, LayerMLP
 from ssl_core.positives.neighbors import NeighborIndex
 from ssl_core.positives.neighbors.files import read_cache
 from ssl_core.positives.neighbors.window import sum_by_id
-from ssl_core.schema.run import (
-    BackboneConfig,
-    BYOLConfig,
-    DINOConfig,
-    DistillConfig,
-    FrameworkBase,
-    MoCoV3Config,
-    OptimConfig,
-    SimCLRConfig,
-    SimSiamConfig,
-)
+from ssl_core.schema.distill import DistillConfig
+from ssl_core.schema.encoder import BackboneConfig
+from ssl_core.schema.objectives import BYOLConfig, DINOConfig, FrameworkBase, MoCoV3Config, SimCLRConfig, SimSiamConfig
+from ssl_core.schema.optim import OptimConfig
 from ssl_core.search import ranked
 from ssl_core.training.optim import set_rates
 from tests.gloo import Ranks

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ssl_core.errors import InputError
 from ssl_core.files import as_path, is_local
-from ssl_core.schema.run import ScalingConfig
+from ssl_core.schema.scaling import ScalingConfig
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from ssl_core.files import as_path
 from ssl_core.positives.base import Found, Signals, find_partners, index_options, signals
 from ssl_core.positives.neighbors.files import drop_other_parts, write_epoch
 from ssl_core.positives.neighbors.index import NeighborIndex
-from ssl_core.schema.run import PositivesConfig, ScalingConfig
+from ssl_core.schema.positives import PositivesConfig
+from ssl_core.schema.scaling import ScalingConfig
 
 IN_FLIGHT = 8  # steps that a worker may be ahead of the slowest shard
 NICENESS = 5  # where training wants the CPU too, it comes first

@@ -18,7 +18,8 @@ from orchestrator.sweeps.space import Settings, describe
 from ssl_core.data.sources import Images, open_images
 from ssl_core.errors import InputError
 from ssl_core.evaluation.metrics import is_accuracy
-from ssl_core.schema.run import DataConfig, RunConfig
+from ssl_core.schema.data import DataConfig
+from ssl_core.schema.run import RunConfig
 
 PROBED = 32  # settings at random that are checked where there is no list of all
 TOLD = 8  # errors that are told at once

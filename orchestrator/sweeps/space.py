@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from ssl_core.evaluation import COLLAPSED_RANK, COLLAPSED_STD
-from ssl_core.schema.run import Section
+from ssl_core.schema.types import Section
 
 Settings = dict[str, Any]
 """What one trial is tried with: dotted keys to values; keys whose condition does not hold are absent."""

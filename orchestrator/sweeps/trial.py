@@ -31,7 +31,8 @@ from orchestrator.sweeps.trials import Trial, read_trial
 from ssl_core.data.sources import Images, open_images
 from ssl_core.errors import DataError, InputError, TrainingDiverged
 from ssl_core.files import append, copy, remove_tree, write_atomically
-from ssl_core.schema.run import DataConfig, RunConfig
+from ssl_core.schema.data import DataConfig
+from ssl_core.schema.run import RunConfig
 from ssl_core.training.checkpoints import CheckpointStore
 from ssl_core.training.history import History
 from ssl_core.training.loop import Pretraining, Record, Reporter

@@ -21,7 +21,7 @@ from orchestrator.runs.folder import RUNS, Run
 from ssl_core import recipes
 from ssl_core.errors import InputError
 from ssl_core.files import append, as_path, local_copy, write_atomically
-from ssl_core.schema.run import TrackingConfig
+from ssl_core.schema.scaling import TrackingConfig
 
 RUN_FILE = "mlflow.json"  # in a run's folder: which MLflow run is its own, and what it has got
 OUTBOX = "outbox.jsonl"  # in a run's folder: what its MLflow run is to hold

@@ -17,7 +17,8 @@ from ssl_core import distributed
 from ssl_core.data.sources import BROKEN, Source
 from ssl_core.data.views import centre_view, local_view, random_view, to_channels, to_tensor
 from ssl_core.errors import DataError
-from ssl_core.schema.run import RunConfig, ViewsConfig
+from ssl_core.schema.run import RunConfig
+from ssl_core.schema.views import ViewsConfig
 from ssl_core.seeds import Use, derive_seed
 
 MAX_BROKEN_RUN = 100  # broken images in a row that others may stand in for

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.errors import InputError
-from ssl_core.schema.run import BlockMaskConfig, RandomMaskConfig
+from ssl_core.schema.objectives import BlockMaskConfig, RandomMaskConfig
 
 TRIES = 20  # places drawn for blocks that hide too much of an image, before all are put in one
 

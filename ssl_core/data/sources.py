@@ -22,7 +22,7 @@ from PIL import Image
 
 from ssl_core.errors import InputError
 from ssl_core.files import as_path, is_local
-from ssl_core.schema.run import DataConfig
+from ssl_core.schema.data import DataConfig
 
 DIGITS = "bundled:digits"
 PROBES = 32  # images decoded before work starts, to see that they are images at all

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ssl_core.schema.run import ViewsConfig
+from ssl_core.schema.views import ViewsConfig
 
 CROP_SHARE = 0.875  # evaluation: 256 → 224, at any size
 NOMINAL_SIZE = 224  # the image size that blur's sigma is given for

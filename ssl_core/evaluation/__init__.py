@@ -19,7 +19,8 @@ from ssl_core.data.views import normalise
 from ssl_core.evaluation import geometry
 from ssl_core.evaluation.knn import knn_predict
 from ssl_core.evaluation.linear import linear_predict
-from ssl_core.schema.run import ACCURACIES, EvaluatorConfig, GeometryConfig, KnnConfig, LinearConfig, RunConfig
+from ssl_core.schema.evaluation import ACCURACIES, EvaluatorConfig, GeometryConfig, KnnConfig, LinearConfig
+from ssl_core.schema.run import RunConfig
 from ssl_core.seeds import Use, derive_seed
 
 LOWER_IS_BETTER = {"alignment", "uniformity"}

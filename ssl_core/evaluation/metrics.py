@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from ssl_core.schema.run import ACCURACIES
+from ssl_core.schema.evaluation import ACCURACIES
 
 
 def is_accuracy(metric: str) -> bool:

@@ -15,7 +15,7 @@ from ssl_core import distributed, schedules
 from ssl_core.methods.framework import Framework
 from ssl_core.networks.heads import LayerHeads, PrototypeHead
 from ssl_core.objectives.losses import soft_cross_entropy
-from ssl_core.schema.run import DINOConfig
+from ssl_core.schema.objectives import DINOConfig
 
 
 class DINO(Framework):

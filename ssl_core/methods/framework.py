@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ssl_core.networks.heads import LayerHeads, LayerMLP
-from ssl_core.schema.run import FrameworkBase
+from ssl_core.schema.objectives import FrameworkBase
 
 
 class Framework(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssl_core import schedules
 from ssl_core.networks.encoder import chosen_layers
-from ssl_core.schema.run import DistillConfig
+from ssl_core.schema.distill import DistillConfig
 
 
 def is_active(config: DistillConfig | None, predictor: bool) -> bool:

@@ -18,7 +18,8 @@ from ssl_core.data.masks import Masks, check, draw
 from ssl_core.methods.method import Method, StepOutput, move_teachers
 from ssl_core.networks.encoder import Backbone, check_sees_patches
 from ssl_core.networks.heads import LayerLinear
-from ssl_core.schema.run import BackboneConfig, MaskedBase, PredictorConfig
+from ssl_core.schema.encoder import BackboneConfig
+from ssl_core.schema.objectives import MaskedBase, PredictorConfig
 
 
 class Predictor(nn.Module):

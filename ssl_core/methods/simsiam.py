@@ -7,7 +7,7 @@ from torch import Tensor
 from ssl_core.methods.framework import Framework
 from ssl_core.networks.heads import LayerMLP
 from ssl_core.objectives.losses import negative_cosine
-from ssl_core.schema.run import SimSiamConfig
+from ssl_core.schema.objectives import SimSiamConfig
 
 
 class SimSiam(Framework):

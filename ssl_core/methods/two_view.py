@@ -19,7 +19,9 @@ from ssl_core.methods.hidden import is_active, layer_weights, scale_for_predicto
 from ssl_core.methods.method import Method, StepOutput, move_teachers
 from ssl_core.networks.encoder import Backbone
 from ssl_core.networks.heads import LayerHeads
-from ssl_core.schema.run import BackboneConfig, CacheConfig, DistillConfig
+from ssl_core.schema.distill import DistillConfig
+from ssl_core.schema.encoder import BackboneConfig
+from ssl_core.schema.positives import CacheConfig
 
 
 class TwoView(Method):

@@ -14,7 +14,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from ssl_core.errors import InputError
-from ssl_core.schema.run import BackboneConfig, EveryN
+from ssl_core.schema.encoder import BackboneConfig
+from ssl_core.schema.types import EveryN
 
 STAGES = 4  # the deepest feature maps of a convolutional model are its layers
 

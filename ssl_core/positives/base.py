@@ -18,7 +18,8 @@ from ssl_core import distributed
 from ssl_core.data.sources import Images
 from ssl_core.errors import InputError
 from ssl_core.positives.neighbors.index import NeighborIndex
-from ssl_core.schema.run import PositivesConfig, RunConfig
+from ssl_core.schema.positives import PositivesConfig
+from ssl_core.schema.run import RunConfig
 from ssl_core.seeds import Use, derive_seed
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -6,7 +6,7 @@ from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from ssl_core import schedules
 from ssl_core.methods.method import Method
 from ssl_core.networks.heads import stacked_vectors
-from ssl_core.schema.run import OptimConfig
+from ssl_core.schema.optim import OptimConfig
 
 LR_BATCH = 256  # `optim.lr` is for a batch of this size
 

@@ -23,7 +23,8 @@ from rich.table import Table
 from orchestrator.cluster import connect as cluster
 from orchestrator.index.actors import ShardedIndex, start_shards
 from ssl_core.positives.neighbors.files import write_cache, write_epoch
-from ssl_core.schema.run import PositivesConfig, ScalingConfig
+from ssl_core.schema.positives import PositivesConfig
+from ssl_core.schema.scaling import ScalingConfig
 
 POSITIVES = PositivesConfig(kind="adasim", window=1, top_k=10)
 CHUNK = 1 << 16

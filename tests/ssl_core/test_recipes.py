@@ -6,7 +6,8 @@ import pytest
 
 from ssl_core import recipes
 from ssl_core.errors import InputError
-from ssl_core.schema.run import EveryN, RunConfig
+from ssl_core.schema.run import RunConfig
+from ssl_core.schema.types import EveryN
 
 NAMES = recipes.names()
 

@@ -18,7 +18,8 @@ from orchestrator.runs.record import pretrain
 from ssl_core import recipes
 from ssl_core.positives.base import index_options
 from ssl_core.positives.neighbors.index import NeighborIndex
-from ssl_core.schema.run import PositivesConfig, ScalingConfig
+from ssl_core.schema.positives import PositivesConfig
+from ssl_core.schema.scaling import ScalingConfig
 from tests.orchestrator.conftest import TINY, ray_processes
 
 IMAGES, DIM, BATCH, EPOCHS = 60, 8, 12, 4

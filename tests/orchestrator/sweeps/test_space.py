@@ -10,7 +10,7 @@ from orchestrator.sweeps.file import Sweep
 from orchestrator.sweeps.plan import epochs_of, make_plan, share_of
 from orchestrator.sweeps.space import Dimension, describe, label
 from ssl_core.errors import InputError
-from ssl_core.schema.run import EveryN
+from ssl_core.schema.types import EveryN
 
 SPACES = sorted((Path(__file__).parents[3] / "search_spaces").glob("*.yaml"))
 HEAD = "recipe: demo\noverrides:\n  data.limit: 256\n"

@@ -15,7 +15,7 @@ from orchestrator.runs.record import pretrain
 from orchestrator.tracking import mlflow as tracking
 from orchestrator.tracking.mlflow import RUN_FILE, Courier, StoreAway, Tracker
 from ssl_core import recipes
-from ssl_core.schema.run import TrackingConfig
+from ssl_core.schema.scaling import TrackingConfig
 from tests.orchestrator.conftest import TINY
 from tests.orchestrator.tracking.mlflow_server import MlflowServer
 

@@ -15,7 +15,8 @@ from ssl_core.data.loading import EpochOrder, read_or_replace, train_loader
 from ssl_core.data.sources import ParquetSource, open_images
 from ssl_core.data.views import normalise, to_channels, to_tensor
 from ssl_core.errors import DataError
-from ssl_core.schema.run import DataConfig, RunConfig
+from ssl_core.schema.data import DataConfig
+from ssl_core.schema.run import RunConfig
 from ssl_core.training.loop import Pretraining, Reporter
 from tests.conftest import make_image, tiny_config
 from tests.ssl_core.data.test_sources import encode

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssl_core.data.sources import DIGITS, Images, Source, open_images
 from ssl_core.errors import InputError
-from ssl_core.schema.run import DataConfig
+from ssl_core.schema.data import DataConfig
 from tests.conftest import make_folder, make_image
 
 

@@ -14,7 +14,8 @@ from ssl_core.data.sources import open_images
 from ssl_core.data.views import denormalise, normalise
 from ssl_core.errors import InputError
 from ssl_core.methods.masked import Masked
-from ssl_core.schema.run import BlockMaskConfig, RandomMaskConfig, RunConfig
+from ssl_core.schema.objectives import BlockMaskConfig, RandomMaskConfig
+from ssl_core.schema.run import RunConfig
 from ssl_core.training.loop import Pretraining, Reporter
 from tests.conftest import tiny_config
 from tests.gloo import Ranks

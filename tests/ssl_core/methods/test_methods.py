@@ -11,7 +11,8 @@ from ssl_core import methods, schedules
 from ssl_core.errors import InputError
 from ssl_core.methods.hidden import layer_weights, select_layers
 from ssl_core.methods.two_view import TwoView
-from ssl_core.schema.run import DistillConfig, RunConfig
+from ssl_core.schema.distill import DistillConfig
+from ssl_core.schema.run import RunConfig
 from ssl_core.training.optim import build_optimizer, set_rates
 from tests.conftest import tiny_config
 

@@ -5,7 +5,7 @@ import torch
 
 from ssl_core.errors import InputError
 from ssl_core.networks.encoder import Backbone
-from ssl_core.schema.run import BackboneConfig
+from ssl_core.schema.encoder import BackboneConfig
 
 VIT = {"embed_dim": 32, "depth": 4, "num_heads": 2}
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

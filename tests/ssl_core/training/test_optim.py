@@ -8,7 +8,7 @@ import torch
 from ssl_core import methods
 from ssl_core.methods.two_view import TwoView
 from ssl_core.networks.heads import LayerBatchNorm, LayerLinear
-from ssl_core.schema.run import OptimConfig
+from ssl_core.schema.optim import OptimConfig
 from ssl_core.training.optim import build_optimizer, set_rates
 from tests.conftest import tiny_config
 

@@ -1,0 +1,34 @@
+"""`data`: where the images are, and how they are read."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from ssl_core.schema.types import Fraction, Section
+
+
+class DataConfig(Section):
+    train: str | list[str] = Field(
+        description="a folder of images, Parquet file(s) or a folder of them, or bundled:digits"
+    )
+    val: str | list[str] | None = Field(None, description="the same kinds; labelled, it is what k-NN is measured on")
+    image_column: str = Field("image", description="Parquet: raw bytes, or Hugging Face's struct<bytes, path>")
+    label_column: str = Field("label", description="Parquet: integers or strings; the column may be absent")
+    labels: Literal["auto", "none"] = Field(
+        "auto", description="none: ignore class folders and label columns (folders by date are no classes)"
+    )
+    limit: PositiveInt | None = Field(None, description="train on this many images, the same random ones every time")
+    max_broken: Fraction = Field(0.05, description="stop when more than this fraction of the images cannot be decoded")
+    cache_mb: PositiveInt = Field(
+        512, description="Parquet row groups that a process keeps decoded from disk; a larger set is shuffled in blocks"
+    )
+    workers: NonNegativeInt | None = Field(
+        None, description="loader processes per training worker; default: its CPUs less one, at most 8"
+    )
+
+    @property
+    def paths(self) -> list[str]:
+        """Where its images are, but for those that come with Strata."""
+        given = [self.train, self.val] if self.val else [self.train]
+        listed = [path for paths in given for path in ([paths] if isinstance(paths, str) else paths)]
+        return [path for path in listed if not path.startswith("bundled:")]

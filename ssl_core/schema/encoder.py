@@ -1,0 +1,23 @@
+"""`backbone`: the network that is trained."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveInt
+
+from ssl_core.schema.types import Section
+
+
+class BackboneConfig(Section):
+    name: str = Field("vit_small_patch16_224", description="any timm model that gives per-layer features")
+    image_size: PositiveInt = 224
+    patch_size: PositiveInt | None = Field(None, description="ViT only; default: the model's own")
+    pool: Literal["token", "mean"] = Field("token", description="ViT only: class token, or mean of the patch tokens")
+    freeze_patch_embed: bool = Field(False, description="MoCo v3: a frozen random patch projection")
+    position: Literal["learned", "sincos"] = Field("learned", description="sincos: fixed 2-D sin-cos positions")
+    kwargs: Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})] = Field(
+        default_factory=dict, description="passed to timm.create_model; in_chans: 1 trains on grey images"
+    )
+
+    @property
+    def channels(self) -> int:
+        return int(self.kwargs.get("in_chans", 3))

@@ -1,0 +1,127 @@
+"""`framework`: what the network learns from."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from ssl_core.schema.types import EveryN, Fraction, LayerChoice, OpenFraction, PositiveRange, Section, ShareRange
+
+
+class FrameworkBase(Section):
+    output_dim: PositiveInt = Field(256, description="width of projections and predictions")
+    hidden_dim: PositiveInt = Field(4096, description="hidden width of the last layer's projector and all predictors")
+
+
+class SimCLRConfig(FrameworkBase):
+    name: Literal["simclr"]
+    temperature: PositiveFloat = 0.2
+
+
+class BYOLConfig(FrameworkBase):
+    name: Literal["byol"]
+    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
+
+
+class MoCoV3Config(FrameworkBase):
+    name: Literal["mocov3"]
+    temperature: PositiveFloat = 0.2
+    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
+
+
+class SimSiamConfig(FrameworkBase):
+    name: Literal["simsiam"]
+    output_dim: PositiveInt = Field(2048, description="width of projections and predictions")
+    hidden_dim: PositiveInt = Field(2048, description="hidden width of the projector")
+    bottleneck_dim: PositiveInt = Field(512, description="hidden width of the predictor")
+    projector_layers: Literal[2, 3] = 3
+    constant_predictor_lr: bool = Field(True, description="the predictor's learning rate does not decay")
+
+
+class DINOConfig(FrameworkBase):
+    name: Literal["dino"]
+    output_dim: PositiveInt = Field(65_536, description="number of prototypes")
+    hidden_dim: PositiveInt = Field(2048, description="hidden width of the head")
+    bottleneck_dim: PositiveInt = Field(256, description="width that is L2-normalised before the prototypes")
+    head_norm: bool = Field(False, description="batch norm in the head; steadier where there are few images")
+    temperature: PositiveFloat = Field(0.1, description="of the student")
+    teacher_temperature: PositiveFloat = Field(0.04, description="of the teacher, after its warm-up")
+    warmup_teacher_temperature: PositiveFloat = Field(0.04, description="where the warm-up starts")
+    warmup_teacher_epochs: NonNegativeInt = Field(0, description="linear, epoch by epoch")
+    center_momentum: Fraction = 0.9
+    freeze_last_layer: NonNegativeInt = Field(1, description="epochs in which the prototypes stay as they are")
+    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
+
+
+class RandomMaskConfig(Section):
+    """Patches hidden one by one, as MAE hides them."""
+
+    kind: Literal["random"] = "random"
+    share: OpenFraction = Field(0.75, description="of the patches, hidden")
+
+
+class BlockMaskConfig(Section):
+    """Blocks of patches, as I-JEPA hides them."""
+
+    kind: Literal["blocks"] = "blocks"
+    targets: PositiveInt = Field(4, description="blocks to predict, which may overlap")
+    target_scale: ShareRange = Field((0.15, 0.2), description="share of the image that one takes")
+    target_aspect: PositiveRange = Field((0.75, 1.5), description="its height to its width")
+    context_scale: ShareRange = Field((0.85, 1.0), description="share of the block that is seen, before targets go")
+    least_context: OpenFraction = Field(0.05, description="share of the image that is seen at least, where it can be")
+
+
+class PredictorConfig(Section):
+    dim: PositiveInt = 384
+    depth: PositiveInt = 6
+    heads: PositiveInt = 12
+
+    @model_validator(mode="after")
+    def _divides(self) -> "PredictorConfig":
+        if self.dim % self.heads or self.dim % 4:
+            raise ValueError(f"dim ({self.dim}) must be a multiple of heads ({self.heads}), and of 4")
+        return self
+
+
+class MaskedBase(Section):
+    """What the masked family has in common: the student sees a part of an image, and the rest is predicted."""
+
+    mask: Annotated[BlockMaskConfig | RandomMaskConfig, Field(discriminator="kind")] = Field(
+        default_factory=BlockMaskConfig
+    )
+    predictor: PredictorConfig = Field(default_factory=PredictorConfig)
+    picture_every: PositiveInt = Field(10, description="epochs between two pictures of masks and errors")
+
+
+class LatentBase(MaskedBase):
+    momentum: Fraction = Field(0.996, description="of the EMA teacher, at the beginning")
+    momentum_end: Fraction = Field(1.0, description="and at the end; linear between")
+
+
+class IJEPAConfig(LatentBase):
+    name: Literal["ijepa"]
+
+
+class BootlegConfig(LatentBase):
+    name: Literal["bootleg"]
+    targets: LayerChoice = Field(
+        EveryN(every=4),
+        description="teacher layers: all, {every: n} from the last back, or a list; the last alone is ijepa",
+    )
+    target_weights: Annotated[list[PositiveFloat], Field(min_length=1)] | None = Field(
+        None, description="of each target layer's loss, first to last; only ratios count. default: all the same"
+    )
+
+
+class MAEConfig(MaskedBase):
+    name: Literal["mae"]
+    mask: Annotated[BlockMaskConfig | RandomMaskConfig, Field(discriminator="kind")] = Field(
+        default_factory=RandomMaskConfig
+    )
+    predictor: PredictorConfig = Field(default_factory=lambda: PredictorConfig(dim=512, depth=8, heads=16))
+    norm_pixels: bool = Field(True, description="each patch by its own mean and deviation")
+
+
+FrameworkConfig = Annotated[
+    SimCLRConfig | BYOLConfig | MoCoV3Config | SimSiamConfig | DINOConfig | IJEPAConfig | BootlegConfig | MAEConfig,
+    Field(discriminator="name"),
+]

@@ -1,0 +1,29 @@
+"""`optim`: how, and for how long, it is trained."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from ssl_core.schema.types import Fraction, Section
+
+
+class OptimConfig(Section):
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = Field(1024, description="images per optimizer step, over all workers and accumulation")
+    lr: NonNegativeFloat = Field(1.5e-4, description="for a batch of 256; scaled linearly with batch_size")
+    min_lr: NonNegativeFloat = Field(0.0, description="where the cosine ends; scaled likewise")
+    warmup_epochs: NonNegativeFloat = 10
+    weight_decay: NonNegativeFloat = 0.1
+    weight_decay_end: NonNegativeFloat | None = Field(None, description="cosine to this; default: constant")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW")
+    momentum: Fraction = Field(0.9, description="SGD and LARS")
+    clip_grad: PositiveFloat | None = Field(None, description="largest norm of the whole gradient")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: PositiveInt = Field(1, description="micro-batches per step; negatives come from one micro-batch")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "OptimConfig":
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+        return self

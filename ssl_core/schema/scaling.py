@@ -1,0 +1,43 @@
+"""`scaling`, `tracking`, `checkpoint`: where it runs, who is told, what is kept. None of them changes a result."""
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+
+from ssl_core.schema.types import Section
+
+
+class ScalingConfig(Section):
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        1, description="Ray Train workers; batch_size is shared among them; [least, most]: as many as there is room for"
+    )
+    cpus_per_worker: PositiveInt | None = Field(None, description="default: the cluster's CPUs shared evenly")
+    gpus_per_worker: NonNegativeFloat | None = Field(None, description="default: 1 where the cluster has GPUs")
+    max_failures: NonNegativeInt = Field(
+        3, description="times that a run goes on by itself from its newest checkpoint after it lost a process or a node"
+    )
+    index_shards: PositiveInt = Field(1, description="actors that share the neighbour index, each a range of images")
+    index_gpus: NonNegativeFloat = Field(0.0, description="GPUs of each of them, fractions allowed; 0 searches on CPUs")
+
+    @field_validator("workers")
+    @classmethod
+    def _ordered(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError(f"[{value[0]}, {value[1]}]: expected [least, most], the smaller one first")
+        return value
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the most workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+
+class TrackingConfig(Section):
+    uri: str | None = Field(None, description="MLflow tracking server; default: sqlite in strata-runs/mlflow.db")
+    experiment: str = "strata"
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
+class CheckpointConfig(Section):
+    every_epochs: PositiveInt = 1
+    every_steps: PositiveInt | None = Field(None, description="within an epoch too; default: after epochs only")
+    keep: PositiveInt = Field(2, description="newest checkpoints to keep, beside the best")
+    best: str = Field("knn/last", description="the metric whose highest value marks the best checkpoint")

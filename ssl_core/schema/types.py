@@ -1,0 +1,77 @@
+"""What keys of several sections have in common: ranges, a value per view, a choice of layers."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+)
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+Range = tuple[NonNegativeFloat, NonNegativeFloat]
+
+
+def _rising(value: Any) -> Any:
+    if value[0] > value[1]:
+        raise ValueError(f"[{value[0]:g}, {value[1]:g}]: expected [least, most]")
+    return value
+
+
+ShareRange = Annotated[
+    tuple[Annotated[float, Field(gt=0.0, le=1.0)], Annotated[float, Field(gt=0.0, le=1.0)]], AfterValidator(_rising)
+]
+PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)]
+
+
+def _both_views(value: Any) -> Any:
+    """One value means the same in both views: 0.5 is [0.5, 0.5]; [0.08, 1.0] for a range is that, twice."""
+    return value if isinstance(value, (list, tuple)) else (value, value)
+
+
+def _both_views_range(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (list, tuple)) for item in value):
+        return (value, value)
+    return value
+
+
+PerView = Annotated[tuple[Fraction, Fraction], BeforeValidator(_both_views)]
+RangePerView = Annotated[tuple[Range, Range], BeforeValidator(_both_views_range)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class EveryN(Section):
+    every: PositiveInt
+
+
+def _parse_layers(value: Any) -> Any:
+    """`every: 2` and `every=2` on a command line mean {every: 2}."""
+    if isinstance(value, str) and value.startswith("every"):
+        return {"every": value.removeprefix("every").lstrip(" :=")}
+    return value
+
+
+def _layers_form(value: Any) -> str:
+    if isinstance(value, (dict, EveryN)):
+        return "every"
+    return "list" if isinstance(value, list) else "all"
+
+
+LayerChoice = Annotated[
+    Annotated[Literal["all"], Tag("all")]
+    | Annotated[EveryN, Tag("every")]
+    | Annotated[list[PositiveInt], Field(min_length=1), Tag("list")],
+    Discriminator(_layers_form),
+    BeforeValidator(_parse_layers),
+]

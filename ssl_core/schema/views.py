@@ -1,0 +1,41 @@
+"""`views`: what is made of an image before the network sees it."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
+
+from ssl_core.schema.types import Fraction, PerView, Range, RangePerView, Section
+
+
+class LocalCropsConfig(Section):
+    """Multi-crop: further small views of the image that predict both targets (SwAV, DINO)."""
+
+    count: PositiveInt = 8
+    size: PositiveInt = Field(96, description="pixels")
+    scale: Range = Field((0.05, 0.4), description="area of the random resized crop")
+    blur: Fraction = 0.5
+
+
+class ViewsConfig(Section):
+    """Two random views of an image, as MoCo v3 and SDSSL publish them. One value serves both views; a pair, each."""
+
+    crop_scale: RangePerView = Field(((0.08, 1.0), (0.08, 1.0)), description="area of the random resized crop")
+    jitter: PerView = Field((0.8, 0.8), description="probability of colour jitter")
+    brightness: NonNegativeFloat = 0.4
+    contrast: NonNegativeFloat = 0.4
+    saturation: NonNegativeFloat = 0.2
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    grey: PerView = Field((0.2, 0.2), description="probability of dropping the colours")
+    blur: PerView = Field((1.0, 0.1), description="probability of Gaussian blur")
+    blur_sigma: Range = Field((0.1, 2.0), description="pixels, at 224 px; scaled with the image size")
+    solarize: PerView = Field((0.0, 0.2), description="probability of inverting bright pixels")
+    flip: PerView = Field((0.5, 0.5), description="probability of a horizontal flip")
+    rotation: NonNegativeFloat = Field(0.0, description="degrees, uniform in ±rotation")
+    local_crops: LocalCropsConfig | None = Field(None, description="multi-crop; absent: two views only")
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _ordered(cls, value: Any) -> Any:
+        if any(low > high or high > 1.0 or low <= 0.0 for low, high in value):
+            raise ValueError("a crop scale is a range of area fractions, 0 < low ≤ high ≤ 1")
+        return value
