@@ -19,8 +19,8 @@ FRAMEWORKS = {"simclr": SimCLR, "byol": BYOL, "mocov3": MoCoV3, "simsiam": SimSi
 def build(config: RunConfig) -> Method:
     """The method that `config` describes, on the CPU, initialised from torch's global generator."""
     if config.masked:
-        return MASKED[config.framework.name](config.backbone, config.framework)
-    framework = FRAMEWORKS[config.framework.name](config.framework, config.optim.epochs)
+        return config.framework.load()(config.backbone, config.framework)
+    framework = config.framework.load()(config.framework, config.optim.epochs)
     cache = config.positives.cache if config.positives.searches else None
     local_size = config.views.local_crops.size if config.views.local_crops else None
     return TwoView(config.backbone, framework, config.distill, cache, local_size)

@@ -1,34 +1,60 @@
-"""`framework`: what the network learns from."""
+"""`framework` and `objectives`: what the network learns from.
 
-from typing import Annotated, Literal
+A class here names its implementation; the class variables say what it needs, for combinations to be checked before
+anything is built.
+"""
+
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from ssl_core.schema.registry import Registered
 from ssl_core.schema.types import EveryN, Fraction, LayerChoice, OpenFraction, PositiveRange, Section, ShareRange
 
 
-class FrameworkBase(Section):
+class ObjectiveConfig(Registered):
+    """The base of all objectives."""
+
+    tag: ClassVar[str] = "name"
+    group: ClassVar[str] = "strata.objectives"
+    known: ClassVar[dict[str, type[Registered]]] = {}
+
+    views: ClassVar[int] = 1
+    """Random views of an image that it compares; from two on, the second may be of another image (`positives`)."""
+    crops: ClassVar[bool] = False
+    """It can learn from local crops too (`views.local_crops`)."""
+    layered: ClassVar[bool] = False
+    """It has a loss for any layer, so that hidden ones can learn as well (`distill`)."""
+
+
+class FrameworkBase(ObjectiveConfig):
+    """What the two-view family has in common: views of an image predict one another."""
+
+    views: ClassVar[int] = 2
+    crops: ClassVar[bool] = True
+    layered: ClassVar[bool] = True
+
     output_dim: PositiveInt = Field(256, description="width of projections and predictions")
     hidden_dim: PositiveInt = Field(4096, description="hidden width of the last layer's projector and all predictors")
 
 
-class SimCLRConfig(FrameworkBase):
+class SimCLRConfig(FrameworkBase, implementation="ssl_core.methods.simclr:SimCLR"):
     name: Literal["simclr"]
     temperature: PositiveFloat = 0.2
 
 
-class BYOLConfig(FrameworkBase):
+class BYOLConfig(FrameworkBase, implementation="ssl_core.methods.byol:BYOL"):
     name: Literal["byol"]
     momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
-class MoCoV3Config(FrameworkBase):
+class MoCoV3Config(FrameworkBase, implementation="ssl_core.methods.mocov3:MoCoV3"):
     name: Literal["mocov3"]
     temperature: PositiveFloat = 0.2
     momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
-class SimSiamConfig(FrameworkBase):
+class SimSiamConfig(FrameworkBase, implementation="ssl_core.methods.simsiam:SimSiam"):
     name: Literal["simsiam"]
     output_dim: PositiveInt = Field(2048, description="width of projections and predictions")
     hidden_dim: PositiveInt = Field(2048, description="hidden width of the projector")
@@ -37,7 +63,7 @@ class SimSiamConfig(FrameworkBase):
     constant_predictor_lr: bool = Field(True, description="the predictor's learning rate does not decay")
 
 
-class DINOConfig(FrameworkBase):
+class DINOConfig(FrameworkBase, implementation="ssl_core.methods.dino:DINO"):
     name: Literal["dino"]
     output_dim: PositiveInt = Field(65_536, description="number of prototypes")
     hidden_dim: PositiveInt = Field(2048, description="hidden width of the head")
@@ -82,7 +108,7 @@ class PredictorConfig(Section):
         return self
 
 
-class MaskedBase(Section):
+class MaskedBase(ObjectiveConfig):
     """What the masked family has in common: the student sees a part of an image, and the rest is predicted."""
 
     mask: Annotated[BlockMaskConfig | RandomMaskConfig, Field(discriminator="kind")] = Field(
@@ -97,11 +123,11 @@ class LatentBase(MaskedBase):
     momentum_end: Fraction = Field(1.0, description="and at the end; linear between")
 
 
-class IJEPAConfig(LatentBase):
+class IJEPAConfig(LatentBase, implementation="ssl_core.methods.ijepa:IJEPA"):
     name: Literal["ijepa"]
 
 
-class BootlegConfig(LatentBase):
+class BootlegConfig(LatentBase, implementation="ssl_core.methods.bootleg:Bootleg"):
     name: Literal["bootleg"]
     targets: LayerChoice = Field(
         EveryN(every=4),
@@ -112,16 +138,10 @@ class BootlegConfig(LatentBase):
     )
 
 
-class MAEConfig(MaskedBase):
+class MAEConfig(MaskedBase, implementation="ssl_core.methods.mae:MAE"):
     name: Literal["mae"]
     mask: Annotated[BlockMaskConfig | RandomMaskConfig, Field(discriminator="kind")] = Field(
         default_factory=RandomMaskConfig
     )
     predictor: PredictorConfig = Field(default_factory=lambda: PredictorConfig(dim=512, depth=8, heads=16))
     norm_pixels: bool = Field(True, description="each patch by its own mean and deviation")
-
-
-FrameworkConfig = Annotated[
-    SimCLRConfig | BYOLConfig | MoCoV3Config | SimSiamConfig | DINOConfig | IJEPAConfig | BootlegConfig | MAEConfig,
-    Field(discriminator="name"),
-]

@@ -32,6 +32,9 @@ class Registered(Section):
     implementation: ClassVar[str] = ""
     known: ClassVar[dict[str, type["Registered"]]]
 
+    def __init_subclass__(cls, implementation: str = "", **options: Any) -> None:
+        super().__init_subclass__(**options)  # `__pydantic_init_subclass__` takes it, once the fields are known
+
     @classmethod
     def __pydantic_init_subclass__(cls, implementation: str = "", **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)

@@ -12,7 +12,7 @@ from ssl_core.schema.data import DataConfig
 from ssl_core.schema.distill import DistillConfig
 from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.evaluation import EvaluatorConfig, GeometryConfig, KnnConfig
-from ssl_core.schema.objectives import FrameworkConfig, MaskedBase
+from ssl_core.schema.objectives import MaskedBase, ObjectiveConfig
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import CheckpointConfig, ScalingConfig, TrackingConfig
@@ -25,12 +25,12 @@ class RunConfig(Section):
     seed: NonNegativeInt = 0
     data: DataConfig
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
-    framework: FrameworkConfig
+    framework: ObjectiveConfig.any_of()
     distill: DistillConfig | None = None
     positives: PositivesConfig = Field(default_factory=PositivesConfig)
     views: ViewsConfig = Field(default_factory=ViewsConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
-    evaluation: list[EvaluatorConfig] = Field(default_factory=lambda: [KnnConfig(), GeometryConfig()])
+    evaluation: list[EvaluatorConfig.any_of()] = Field(default_factory=lambda: [KnnConfig(), GeometryConfig()])
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
