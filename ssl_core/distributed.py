@@ -63,11 +63,16 @@ def gather_objects(item: object) -> list:
 
 def any_rank(wish: bool) -> bool:
     """Whether any rank says so; the same answer on all of them. No GPU waits for it."""
+    return bool(-least(-int(wish)))
+
+
+def least(number: int) -> int:
+    """The smallest of all ranks' numbers. No GPU waits for it."""
     if world_size() == 1:
-        return wish
-    said = torch.tensor([wish], dtype=torch.int32)
-    dist.all_reduce(said, dist.ReduceOp.MAX, group=_host_group(dist.group.WORLD))
-    return bool(said)
+        return number
+    said = torch.tensor([number], dtype=torch.int64)
+    dist.all_reduce(said, dist.ReduceOp.MIN, group=_host_group(dist.group.WORLD))
+    return int(said)
 
 
 @lru_cache(maxsize=1)

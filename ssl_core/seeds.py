@@ -14,6 +14,7 @@ class Use(IntEnum):
     STEP = 4
     PARTNERS = 5
     MASKS = 6
+    MASK_SIZES = 7
 
 
 def derive_seed(use: Use, *parts: int) -> int:

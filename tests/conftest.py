@@ -2,15 +2,17 @@
 
 import copy
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ssl_core.methods import MASKED
+from ssl_core.batch import Batch, Masks
+from ssl_core.networks.encoder import Encoder, Want
 from ssl_core.schema.run import RunConfig
 from tests.gloo import Ranks
 
@@ -32,7 +34,7 @@ MASKED_FRAMEWORK = {"predictor": {"dim": 16, "depth": 2, "heads": 2}, "mask": {"
 def tiny_config(name: str = "mocov3", /, **sections) -> RunConfig:
     """A run that takes no time: `tiny_config("byol", distill={}, optim={"epochs": 3})` changes what is named."""
     values = copy.deepcopy(TINY)
-    if name in MASKED:
+    if name in ("ijepa", "mae", "bootleg"):
         values["framework"] = copy.deepcopy(MASKED_FRAMEWORK)
     values["framework"]["name"] = name
     for key, value in sections.items():
@@ -41,6 +43,20 @@ def tiny_config(name: str = "mocov3", /, **sections) -> RunConfig:
         else:
             values[key] = value
     return RunConfig.model_validate(values)
+
+
+def batch_of(
+    views: Tensor, local: Tensor | None = None, masks: dict[str, Masks] | None = None, ids: Tensor | None = None
+) -> Batch:
+    """A batch of global views (V, B, C, H, W), and of local ones."""
+    kinds = {"global": views} if local is None else {"global": views, "local": local}
+    return Batch(torch.arange(views.shape[1]) if ids is None else ids, kinds, masks or {})
+
+
+def pooled(encoder: Encoder, images: Tensor, layers: Iterable[int]) -> list[Tensor]:
+    """Pooled features of some layers, a list of (N, D)."""
+    found = encoder(images, Want(pooled=tuple(layers))).pooled
+    return [found[layer] for layer in sorted(found)]
 
 
 def make_image(seed: int, size: int = 20, mode: str = "RGB") -> Image.Image:

@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_core.methods import FRAMEWORKS
+from ssl_core.methods import Method
 from ssl_core.methods.hidden import layer_weights
-from ssl_core.methods.two_view import TwoView
-from ssl_core.networks.encoder import Backbone
+from ssl_core.networks.encoder import Encoder
 from ssl_core.networks.heads import LayerHeads, LayerLinear, LayerMLP
+from ssl_core.objectives.base import Step
+from ssl_core.objectives.views import ViewPrediction
 from ssl_core.positives.neighbors import NeighborIndex
 from ssl_core.positives.neighbors.files import read_cache
 from ssl_core.positives.neighbors.window import sum_by_id
@@ -29,6 +30,7 @@ from ssl_core.schema.objectives import BYOLConfig, DINOConfig, FrameworkBase, Mo
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.search import ranked
 from ssl_core.training.optim import set_rates
+from tests.conftest import pooled
 from tests.gloo import Ranks
 
 Arrays = np.lib.npyio.NpzFile
@@ -88,29 +90,47 @@ def run_objective(file: Path, framework: str, alpha: float, rank: int = 0, world
     vit = {"embed_dim": dim, "depth": layers, "num_heads": 1}
     backbone = BackboneConfig(name="vit_tiny_patch16_224", image_size=16, patch_size=8, kwargs=vit)
     distill = DistillConfig(alpha=alpha, beta=beta_of(data), anneal="none")
-    method = TwoView(backbone, FRAMEWORKS[config.name](config), distill)
+    method = Method(Encoder(backbone), [config], distill)
+    (objective,) = method.objectives.values()
     weight = torch.from_numpy(data["W"])
     predictors = [None, None]
-    if method.framework.predictor:
+    if objective.has_predictor:
         predictors = [LinearPredictor(weight[:-1]), LinearPredictor(weight[-1:])]
-    if method.hidden is not None:
-        method.hidden = LayerHeads(None, predictors[0])
-    method.last = LayerHeads(None, predictors[1])
+    if objective.hidden is not None:
+        objective.hidden = LayerHeads(None, predictors[0])
+    objective.last = LayerHeads(None, predictors[1])
 
     h = [torch.from_numpy(data[name])[:, mine].clone().requires_grad_() for name in ("h1", "h2")]
     features = [torch.cat([first, second]) for first, second in zip(*h, strict=True)]
-    if method.hidden is None:
+    if objective.hidden is None:
         features = features[-1:]
     targets = None
-    if method.framework.ema_teacher:
+    if objective.teacher:
         targets = torch.stack([torch.from_numpy(data[name])[mine] for name in ("z1", "z2")])
-    output = method.objective(features, targets, progress=0.0)
-    output.loss.backward()
-    result = {name: np.asarray(value) for name, value in output.parts.items()}
-    result |= {"total": output.loss.detach().numpy(), "grad_h1": h[0].grad.numpy(), "grad_h2": h[1].grad.numpy()}
-    if method.framework.predictor:
+    loss, parts = weighted_loss(method, features, targets, progress=0.0)
+    loss.backward()
+    result = {f"loss/{name}": np.asarray(value) for name, value in parts.items()}
+    result |= {"total": loss.detach().numpy(), "grad_h1": h[0].grad.numpy(), "grad_h2": h[1].grad.numpy()}
+    if objective.has_predictor:
         result["grad_W"] = torch.cat([predictor.weight.grad for predictor in predictors]).numpy()
     return result
+
+
+def objective_of(config: FrameworkBase, epochs: int = 1) -> ViewPrediction:
+    return bare(config, epochs).objectives[config.name]
+
+
+def weighted_loss(
+    method: Method, features: list[Tensor], targets: Tensor | None, progress: float
+) -> tuple[Tensor, dict[str, Tensor | float]]:
+    """The product's loss and its parts, from features of two views instead of images."""
+    (objective,) = method.objectives.values()
+    alpha, weights = method.layer_weights(progress)
+    step = Step(progress, weights, method.beta_of(objective))
+    losses = objective.losses_of(features, 2, targets, step)
+    if targets is not None:
+        objective.after_step(None, targets, step)
+    return method.weigh(objective, losses, alpha)
 
 
 def run_rank(file: Path, framework: str, alpha: float) -> dict[str, np.ndarray]:
@@ -193,7 +213,7 @@ def test_projections_and_predictions(file: Path, tag: str, name: str):
         config = CONFIGS[name](
             name=NAMES[name], hidden_dim=len(data[first % "predictor"]), output_dim=data[f"{tag}_h"].shape[-1]
         )
-        heads = FRAMEWORKS[config.name](config).heads([width] * len(layers), len(data[first % "projector"])).train()
+        heads = objective_of(config).make_heads([width] * len(layers), len(data[first % "projector"]), 3).train()
         load_mlp(heads.projector, data, f"{tag}|projector", layers)
         load_mlp(heads.predictor, data, f"{tag}|predictor", layers)
         rows = slice(layers[0], layers[-1] + 1)
@@ -216,13 +236,13 @@ def test_features_of_every_layer_and_frozen_parameters(file: Path):
     dim, _, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = len({key.split(".")[1] for key in weights if key.startswith("blocks.")})
     mlp_ratio = len(weights["blocks.0.mlp.fc1.weight"]) / dim
-    backbone = Backbone(vit_config(data["img"].shape[-1], patch, dim, depth, mlp_ratio))
+    backbone = Encoder(vit_config(data["img"].shape[-1], patch, dim, depth, mlp_ratio))
     frozen = {name for name, parameter in backbone.model.named_parameters() if not parameter.requires_grad}
     assert frozen == set(data["requires_grad_false"].tolist())
     np.testing.assert_allclose(backbone.model.pos_embed.detach().numpy(), weights["pos_embed"].numpy(), **CLOSE)
     backbone.model.load_state_dict(weights)
     with torch.no_grad():
-        features = backbone.eval()(torch.from_numpy(data["img"]), range(1, depth + 1))
+        features = pooled(backbone.eval(), torch.from_numpy(data["img"]), range(1, depth + 1))
     np.testing.assert_allclose(torch.stack(features).numpy(), data["cls_per_layer"], **CLOSE)
 
 
@@ -234,7 +254,7 @@ def test_sincos_positions(file: Path):
     for name in names:
         dim, height, width = map(int, re.fullmatch(r"pos_embed_(\d+)_(\d+)x(\d+)", name).groups())
         assert height == width
-        model = Backbone(vit_config(8 * height, 8, dim)).model
+        model = Encoder(vit_config(8 * height, 8, dim)).model
         np.testing.assert_allclose(model.pos_embed.detach().numpy(), data[name], **CLOSE, err_msg=name)
 
 
@@ -251,7 +271,7 @@ def test_schedules(file: Path):
             got = [layer_weights(distill, step / total, 3, torch.device("cpu"))[0] for step in range(total)]
         elif name.startswith("ema"):
             config = BYOLConfig(name="byol", hidden_dim=4, output_dim=4, momentum=float(data[name][0]))
-            method = TwoView(vit_config(16, 8, 24), FRAMEWORKS["byol"](config), None)
+            method = Method(Encoder(vit_config(16, 8, 24)), [config])
             got = [method.update_teacher(step / total) for step in range(total)]
         else:
             warmup, lr, scale = re.search(r"_w(\d+)_([\d.e+-]+)x(\d+)$", name).groups()
@@ -264,12 +284,12 @@ def test_schedules(file: Path):
 # DINO and SimSiam
 
 
-def bare(config: FrameworkBase, epochs: int = 1) -> TwoView:
+def bare(config: FrameworkBase, epochs: int = 1) -> Method:
     """A method without heads: its objective takes head outputs for features."""
     vit = {"embed_dim": 8, "depth": 1, "num_heads": 1}
     backbone = BackboneConfig(name="vit_tiny_patch16_224", image_size=16, patch_size=8, kwargs=vit)
-    method = TwoView(backbone, FRAMEWORKS[config.name](config, epochs), None)
-    method.last = LayerHeads(None, None)
+    method = Method(Encoder(backbone), [config], epochs=epochs)
+    method.objectives[config.name].last = LayerHeads(None, None)
     return method
 
 
@@ -298,14 +318,14 @@ def run_dino(file: Path, rank: int = 0, world: int = 1) -> dict[str, np.ndarray]
     method = bare(config, epochs)
     rows = data["student"].shape[2] // world
     mine = slice(rank * rows, (rank + 1) * rows)
-    result: dict[str, list] = {"loss": [], "center": [method.framework.center.clone().numpy()], "grad": []}
+    result: dict[str, list] = {"loss": [], "center": [method.objectives["dino"].center.clone().numpy()], "grad": []}
     for epoch, student, teacher in zip(data["epochs"], data["student"], data["teacher"], strict=True):
         features = torch.from_numpy(student[:, mine]).requires_grad_()
         targets = torch.from_numpy(teacher[:, mine])
-        output = method.objective([features.flatten(0, 1)], targets, progress=int(epoch) / epochs)
-        output.loss.backward()
-        result["loss"].append(output.loss.item())
-        result["center"].append(method.framework.center.clone().numpy())
+        loss, _ = weighted_loss(method, [features.flatten(0, 1)], targets, progress=int(epoch) / epochs)
+        loss.backward()
+        result["loss"].append(loss.item())
+        result["center"].append(method.objectives["dino"].center.clone().numpy())
         result["grad"].append(features.grad.numpy())
     return {name: np.stack(values) for name, values in result.items()}
 
@@ -334,7 +354,7 @@ def test_dino(file: Path, ranks_of: Callable[[int], Ranks]):
 def test_dinos_teacher_temperature(file: Path):
     data = np.load(file)
     config, epochs = dino_config(data)
-    framework = FRAMEWORKS["dino"](config, epochs)
+    framework = objective_of(config, epochs)
     got = [framework.teacher_temperature(epoch / epochs) for epoch in range(epochs)]
     np.testing.assert_allclose(got, data["teacher_temp_schedule"], rtol=1e-9)
 
@@ -356,10 +376,10 @@ def test_simsiam(file: Path):
     p = [torch.from_numpy(data[f"simsiam_p{view}"]).requires_grad_() for view in (1, 2)]
     z = torch.cat([torch.from_numpy(data[f"simsiam_z{view}"]) for view in (1, 2)]).requires_grad_()
     method = bare(SimSiamConfig(name="simsiam", output_dim=z.shape[-1], hidden_dim=4, bottleneck_dim=4))
-    method.last = LayerHeads(None, Replay(torch.cat(p)[None]))
-    output = method.objective([z], None, progress=0.0)
-    output.loss.backward()
-    np.testing.assert_allclose(output.loss.item(), data["simsiam_loss"], **CLOSE)
+    method.objectives["simsiam"].last = LayerHeads(None, Replay(torch.cat(p)[None]))
+    loss, _ = weighted_loss(method, [z], None, progress=0.0)
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), data["simsiam_loss"], **CLOSE)
     for view in (1, 2):
         np.testing.assert_allclose(p[view - 1].grad.numpy(), data[f"simsiam_grad_p{view}"], **CLOSE)
     assert z.grad.abs().max() == 0, "targets carry no gradient"

@@ -113,7 +113,7 @@ def pretrain(
         run = new_run(recipes.load(recipe or DEFAULT_RECIPE, overrides), output)
     distill = f" + hidden self-distillation (α {run.config.distill.alpha:g})" if run.config.distill else ""
     console.print(
-        f"[bold]{run.config.name}[/bold]: {run.config.framework.name}{distill}, {run.config.backbone.name} "
+        f"[bold]{run.config.name}[/bold]: {run.config.method_name}{distill}, {run.config.backbone.name} "
         f"at {run.config.backbone.image_size} px, {run.config.optim.epochs} epochs → {run.output}",
         highlight=False,
         soft_wrap=True,
@@ -239,7 +239,11 @@ def show(
         if not str(error).startswith("data.train: missing") or "\n" in str(error):
             raise
         config = recipes.load(recipe or DEFAULT_RECIPE, [*overrides, "data.train=FOLDER"])
-    given = {"data": {"train": config.data.train}, "framework": {"name": config.framework.name}}
+    given = {"data": {"train": config.data.train}}
+    if config.framework is not None:
+        given["framework"] = {"name": config.framework.name}
+    else:
+        given["objectives"] = [{"name": objective.name} for objective in config.objectives]
     if config.distill is not None:
         given["distill"] = {}
     defaults = recipes.flatten(RunConfig.model_validate(given))

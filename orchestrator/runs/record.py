@@ -137,12 +137,12 @@ class _Recorder:
     def _draw(self, epoch: int) -> None:
         """The picture of images that this epoch asks for."""
         config = self.run.config
-        if not config.masked and not config.positives.searches:
+        if not config.hides and not config.positives.searches:
             return
-        name, section = ("masks", config.framework) if config.masked else ("neighbors", config.positives)
+        name, section = ("masks", config.hides[0]) if config.hides else ("neighbors", config.positives)
         if not epoch or (epoch % section.picture_every and epoch != config.optim.epochs):
             return
-        if config.masked:
+        if config.hides:
             from ssl_core.pictures.masks import draw_masks as draw
         else:
             from ssl_core.pictures.neighbors import draw_neighbors as draw

@@ -4,8 +4,9 @@ Everything random is a function of (seed, epoch, image), so the same run sees th
 the number of workers and loader processes, and resuming needs no generator's state.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ssl_core import distributed
+from ssl_core.batch import Batch
+from ssl_core.data.masks import Grid, Mask, MaskDrawer, stack
 from ssl_core.data.sources import BROKEN, Source
 from ssl_core.data.views import centre_view, local_view, random_view, to_channels, to_tensor
 from ssl_core.errors import DataError
@@ -25,30 +28,35 @@ MAX_BROKEN_RUN = 100  # broken images in a row that others may stand in for
 EVAL_BATCH = 128
 
 
-@dataclass
-class Batch:
-    """Images of one step in one worker.
+class Key(NamedTuple):
+    """What is asked of a data set.
 
     Attributes:
-        ids: (B,) index of each image in its source.
-        views: (V, B, C, H, W) uint8.
-        broken: indices that could not be decoded; others stand in for them.
-        local_views: (M, B, C, h, w) uint8, with multi-crop.
+        index, partner: the image, and the one that its second view is of.
+        batch: number of the batch in its epoch.
     """
 
-    ids: Tensor
-    views: Tensor
+    epoch: int
+    index: int
+    partner: int
+    batch: int = 0
+
+
+@dataclass
+class Item:
+    """One image of a batch.
+
+    Attributes:
+        index: of the image that was used.
+        views: kind of view → (V, C, H, W).
+        broken: indices that could not be decoded.
+        masks: what is hidden of the first view, by objective.
+    """
+
+    index: int
+    views: dict[str, Tensor]
     broken: list[int]
-    local_views: Tensor | None = None
-
-    def pin_memory(self) -> "Batch":
-        """What a loader with `pin_memory` calls, so that copying to a GPU does not wait."""
-        local = None if self.local_views is None else self.local_views.pin_memory()
-        return Batch(self.ids, self.views.pin_memory(), self.broken, local)
-
-
-Item = tuple[int, Tensor, list[int], Tensor | None]
-"""One image of a batch: its index, views (V, C, H, W), what was broken, local views (M, C, h, w)."""
+    masks: dict[str, Mask] = field(default_factory=dict)
 
 
 def read_or_replace(source: Source, index: int, channels: int) -> tuple[Image.Image, int, list[int]]:
@@ -70,32 +78,42 @@ def read_or_replace(source: Source, index: int, channels: int) -> tuple[Image.Im
 
 
 class TrainImages(Dataset):
-    """(epoch, index, partner) → a random view of image `index`, one of `partner`, and local crops of the first.
+    """A `Key` → a random view of its image, one of its partner, local crops of the first, and masks.
 
-    With a `count` of 1 the first alone.
+    With a `count` of 1 the first view alone.
     """
 
-    def __init__(self, source: Source, views: ViewsConfig, image_size: int, channels: int, seed: int, count: int = 2):
-        self.source, self.channels, self.seed = source, channels, seed
+    def __init__(
+        self,
+        source: Source,
+        views: ViewsConfig,
+        image_size: int,
+        channels: int,
+        seed: int,
+        count: int = 2,
+        masks: Mapping[str, MaskDrawer] | None = None,
+    ):
+        self.source, self.channels, self.seed, self.masks = source, channels, seed, masks or {}
         self.views = [random_view(views, view, image_size, channels) for view in range(count)]
         self.local_view = local_view(views, image_size, channels) if views.local_crops else None
         self.local_count = views.local_crops.count if views.local_crops else 0
 
-    def __getitem__(self, item: tuple[int, int, int]) -> Item:
-        epoch, index, partner = item
-        image, used, broken = read_or_replace(self.source, index, self.channels)
+    def __getitem__(self, item: tuple[int, ...]) -> Item:
+        key = Key(*item)
+        image, used, broken = read_or_replace(self.source, key.index, self.channels)
         other = image
-        if partner != index:
-            other, _, more = read_or_replace(self.source, partner, self.channels)
+        if key.partner != key.index:
+            other, _, more = read_or_replace(self.source, key.partner, self.channels)
             broken += more
         state = torch.get_rng_state()  # in a loader process of its own, or in the training process
-        torch.default_generator.manual_seed(derive_seed(Use.VIEWS, self.seed, epoch, used))
-        views = torch.stack([to_tensor(view(of)) for view, of in zip(self.views, (image, other), strict=False)])
-        local = None
+        torch.default_generator.manual_seed(derive_seed(Use.VIEWS, self.seed, key.epoch, used))
+        pairs = zip(self.views, (image, other), strict=False)
+        views = {"global": torch.stack([to_tensor(view(of)) for view, of in pairs])}
         if self.local_view is not None:
-            local = torch.stack([to_tensor(self.local_view(image)) for _ in range(self.local_count)])
+            views["local"] = torch.stack([to_tensor(self.local_view(image)) for _ in range(self.local_count)])
         torch.set_rng_state(state)
-        return used, views, broken, local
+        masks = {name: drawer.draw(key.epoch, key.batch, used) for name, drawer in self.masks.items()}
+        return Item(used, views, broken, masks)
 
 
 class EvalImages(Dataset):
@@ -107,11 +125,11 @@ class EvalImages(Dataset):
 
     def __getitem__(self, index: int) -> Item:
         image, index, broken = read_or_replace(self.source, index, self.channels)
-        return index, to_tensor(self.view(image))[None], broken, None
+        return Item(index, {"global": to_tensor(self.view(image))[None]}, broken)
 
 
 class EpochOrder(Sampler):
-    """This worker's (epoch, index, partner) batches of one epoch: shuffled, without overlap, incomplete steps dropped.
+    """This worker's batches of one epoch, a `Key` an image: shuffled, without overlap, incomplete steps dropped.
 
     A step's global batch is the same for any number of workers; worker r takes its r-th slice. A set
     larger than the memory budget is shuffled in blocks that are read together.
@@ -148,18 +166,23 @@ class EpochOrder(Sampler):
             ]
         )
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         world, rank = distributed.world_size(), distributed.rank()
         order = self.order()[: len(self) * world * self.micro_batch].reshape(len(self), world, self.micro_batch)
-        for batch in order[self.start :, rank]:
+        for number in range(self.start, len(self)):
+            batch = order[number, rank]
             partners = batch if self.partners is None else self.partners[batch]
-            yield [(self.epoch, int(index), int(partner)) for index, partner in zip(batch, partners, strict=True)]
+            pairs = zip(batch.tolist(), partners.tolist(), strict=True)
+            yield [Key(self.epoch, index, partner, number) for index, partner in pairs]
 
 
 def _collate(items: list[Item]) -> Batch:
-    ids, views, broken, local = zip(*items, strict=True)
-    local_views = None if local[0] is None else torch.stack(local, dim=1)
-    return Batch(torch.tensor(ids), torch.stack(views, dim=1), [i for some in broken for i in some], local_views)
+    return Batch(
+        torch.tensor([item.index for item in items]),
+        {kind: torch.stack([item.views[kind] for item in items], dim=1) for kind in items[0].views},
+        {name: stack([item.masks[name] for item in items]) for name in items[0].masks},
+        [index for item in items for index in item.broken],
+    )
 
 
 def _one_thread(_: int) -> None:
@@ -172,16 +195,21 @@ def view_pairs(source: Source, config: RunConfig) -> TrainImages:
     return TrainImages(source, views, config.backbone.image_size, config.backbone.channels, config.seed)
 
 
-def train_images(source: Source, config: RunConfig) -> TrainImages:
-    """The views that the method wants."""
-    backbone, count = config.backbone, 1 if config.masked else 2
-    return TrainImages(source, config.views, backbone.image_size, backbone.channels, config.seed, count)
+def train_images(source: Source, config: RunConfig, grid: Grid | None = None) -> TrainImages:
+    """The views and masks that the objectives want.
+
+    Args:
+        grid: patches of an image, where some objective hides any.
+    """
+    backbone, views = config.backbone, config.views_per_image
+    masks = {objective.name: MaskDrawer(objective.mask, grid, config.seed) for objective in config.hides}
+    return TrainImages(source, config.views, backbone.image_size, backbone.channels, config.seed, views, masks)
 
 
-def train_loader(source: Source, config: RunConfig, workers: int) -> DataLoader:
+def train_loader(source: Source, config: RunConfig, workers: int, grid: Grid | None = None) -> DataLoader:
     """Batches of this worker; set `epoch`, `start` and `partners` of `loader.batch_sampler` before iterating."""
     return DataLoader(
-        train_images(source, config),
+        train_images(source, config, grid),
         batch_sampler=EpochOrder(source, config.micro_batch, config.seed, config.data.cache_mb << 20),
         num_workers=workers,
         collate_fn=_collate,

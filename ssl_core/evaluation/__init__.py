@@ -77,7 +77,7 @@ class Context:
         chunks: list[list[Tensor]] = []
         for batch in eval_loader(dataset, share, self.loaders):
             self.broken.update((split, index) for index in batch.broken)
-            views = normalise(batch.views.to(self.device))
+            views = normalise(batch.views["global"].to(self.device))
             layers = self.layer_features(views.flatten(0, 1))
             chunks.append([layer.float().unflatten(0, views.shape[:2]).transpose(0, 1) for layer in layers])
             ids.append(batch.ids)

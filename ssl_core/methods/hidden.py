@@ -2,9 +2,10 @@
 
     total = loss_L + α(t) · mean over hidden l of loss_l + β · sum over all l of loss(pred_l(sg h_l))   (Eq. 6)
 
-The predictor's own term has the same value as the main one, only its gradient stops at h_l. So one
-predictor pass serves both: weight layer l by a_l + β and scale the gradient into h_l by
-a_l / (a_l + β), with a_l = α / (L − 1) for hidden layers and 1 for the last.
+A weighting of layers over any objective that has a loss for each of them. The predictor's own term has the same value
+as the main one, only its gradient stops at h_l. So one predictor pass serves both: weight layer l by a_l + β and scale
+the gradient into h_l by a_l / (a_l + β) (`networks.heads.scale_for_predictor`), with a_l = α / (L − 1) for hidden
+layers and 1 for the last.
 """
 
 import torch
@@ -37,19 +38,15 @@ def layer_weights(config: DistillConfig, progress: float, hidden: int, device: t
     return alpha, weights
 
 
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(scale)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.saved_tensors[0], None
-
-
-def scale_for_predictor(h_LND: Tensor, weights_L: Tensor, beta: float) -> Tensor:
-    """`h` unchanged, with the gradient into layer l scaled by a_l / (a_l + β)."""
-    total = weights_L + beta
-    scale = torch.where(total > 0, weights_L / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0)
-    return _ScaleGradient.apply(h_LND, scale.view(-1, 1, 1).to(h_LND.dtype))
+def weighted(losses: Tensor, alpha: float, beta: float) -> tuple[Tensor, dict[str, Tensor | float]]:
+    """The total of the losses (L,) of hidden layers and, behind them, the last; its parts, by name below `loss/`."""
+    last, hidden = losses[-1], losses[:-1]
+    parts: dict[str, Tensor | float] = {"last": last.detach()}
+    total, predictor = last, last
+    if len(hidden):
+        parts["hidden"] = hidden.mean().detach()
+        total, predictor = total + alpha * hidden.mean(), predictor + hidden.sum()
+    if beta:
+        parts["predictor"] = predictor.detach()
+        total = total + beta * predictor
+    return total, parts

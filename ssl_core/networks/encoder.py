@@ -1,23 +1,87 @@
-"""timm models → features of every layer, ViT and ResNet alike: the one hook for all that looks inside.
+"""timm models → features of any layers: the one contract for all that looks inside, ViT and convolutional alike.
 
-A *layer* is a transformer block or a convolutional stage, counted from 1. Self-distillation and the
-per-layer evaluation ask for layers by number and get one vector an image for each.
+A *layer* is a transformer block or a convolutional stage, counted from 1. Objectives and evaluators say which layers
+they want, pooled to one vector an image or patch by patch, and get them all in one pass.
 """
 
-from collections.abc import Sequence
-from typing import get_type_hints
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import timm
 import torch
 from timm.layers import PatchEmbed, build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from ssl_core.errors import InputError
+from ssl_core.networks.create import create_timm, no_patches
 from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.types import EveryN
 
+_Tokens = tuple[Tensor, Tensor]
+"""Of a layer: prefix tokens (N, T, D), the class token first, and patch tokens (N, P, D)."""
+
 STAGES = 4  # the deepest feature maps of a convolutional model are its layers
+
+
+@dataclass(frozen=True)
+class Want:
+    """What somebody asks of a pass: layers, from 1, ascending.
+
+    Attributes:
+        pooled: of which layers one vector an image.
+        patches: of which layers a vector a patch.
+    """
+
+    pooled: tuple[int, ...] = ()
+    patches: tuple[int, ...] = ()
+
+    def __or__(self, other: "Want") -> "Want":
+        """What both ask for."""
+        return Want(
+            tuple(sorted({*self.pooled, *other.pooled})),
+            tuple(sorted({*self.patches, *other.patches})),
+        )
+
+    @property
+    def deepest(self) -> int:
+        return max(*self.pooled, *self.patches, 0)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Features of some layers, by layer.
+
+    Attributes:
+        pooled: (N, D_l) each.
+        patches: (N, P_l, D_l) each, row by row.
+    """
+
+    pooled: dict[int, Tensor]
+    patches: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Hide:
+    """What a pass does not see of its images.
+
+    Attributes:
+        seen: (N, V) numbers of the patches that the network gets alone (MAE, I-JEPA).
+        where: (N, P) bool: patches in whose place it gets `token` (iBOT, SimMIM, data2vec).
+        token: (D,) as the patch embedding gives them.
+    """
+
+    seen: Tensor | None = None
+    where: Tensor | None = None
+    token: Tensor | None = None
+
+    @staticmethod
+    def drop(seen: Tensor) -> "Hide":
+        return Hide(seen=seen)
+
+    @staticmethod
+    def replace(token: Tensor, where: Tensor) -> "Hide":
+        return Hide(where=where, token=token)
 
 
 def chosen_layers(choice: str | list[int] | EveryN, depth: int, key: str) -> list[int]:
@@ -33,15 +97,20 @@ def chosen_layers(choice: str | list[int] | EveryN, depth: int, key: str) -> lis
         if missing:
             raise InputError(f"{key}: {missing} of a backbone with layers 1 to {depth}")
         return sorted(set(choice))
+    assert isinstance(choice, EveryN)
     return sorted(range(depth, 0, -choice.every))
 
 
-class Backbone(nn.Module):
-    """A timm encoder that answers with the features of the layers asked for.
+class Encoder(nn.Module):
+    """A timm model that answers with the features of the layers asked for, through its own final norm.
+
+    What no layer reaches (a classifier's convolution, say) is not trained: every rank's gradient is of the same
+    parameters in every step.
 
     Attributes:
         model: the timm model itself; its state dict is in timm's names.
         widths: feature width of every layer, first to last.
+        is_vit: blocks of one width with patch tokens, rather than stages.
 
     Args:
         config: which model.
@@ -51,8 +120,7 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig, local_size: int | None = None):
         super().__init__()
         self.model = create_timm(config, local_size)
-        self.name, self.channels = config.name, config.channels
-        self.pool = config.pool
+        self.name, self.channels, self.pool = config.name, config.channels, config.pool
         self.is_vit = hasattr(self.model, "blocks") and hasattr(self.model, "num_prefix_tokens")
         if self.is_vit:
             self.widths = [self.model.embed_dim] * len(self.model.blocks)
@@ -70,6 +138,7 @@ class Backbone(nn.Module):
             maps = [stage["num_chs"] for stage in self.model.feature_info]
             self._indices = list(range(len(maps)))[-STAGES:]
             self.widths = maps[-STAGES:]
+        self._freeze_what_no_layer_reaches(config.image_size)
 
     @property
     def depth(self) -> int:
@@ -80,30 +149,38 @@ class Backbone(nn.Module):
         return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
 
     @property
+    def token_norm(self) -> nn.Module:
+        """The model's own norm of every token, before pooling."""
+        return self._own_norm(self.model, "norm")
+
+    @property
+    def pooled_norm(self) -> nn.Module:
+        """The model's own norm of what was pooled."""
+        if self.is_vit:
+            return self._own_norm(self.model, "fc_norm")
+        return self._own_norm(getattr(self.model, "head", None), "norm")
+
+    def _own_norm(self, owner: nn.Module | None, name: str) -> nn.Module:
+        """A norm of the last layer's features; Identity where there is none, or `name` is something else."""
+        norm = getattr(owner, name, None)
+        if self.is_vit and isinstance(norm, nn.Module):
+            return norm
+        fits = isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (self.widths[-1],)
+        return norm if fits else nn.Identity()
+
+    @property
     def final_norm(self) -> nn.Module:
-        """The norm behind the last layer; SDSSL shares it among all layers. Identity for convolutional models."""
-        if not self.is_vit:
-            return nn.Identity()
-        return self.model.fc_norm if self.pool == "mean" else self.model.norm
+        """Whichever of the two the model has; among blocks of one width, SDSSL shares it."""
+        return self.pooled_norm if isinstance(self.token_norm, nn.Identity) else self.token_norm
 
-    def forward(self, images: Tensor, layers: Sequence[int], norms: Sequence[nn.Module] = ()) -> list[Tensor]:
-        """Features of `layers` (ascending, from 1) for `images` (B, C, H, W): a list of (B, widths[l − 1]).
+    def copy_of_norm(self) -> nn.Module:
+        """A final norm that starts like the shared one, with gradients of its own."""
+        return copy.deepcopy(self.final_norm)
 
-        ViT: the class token, or the mean of the patch tokens, through the final norm (or through `norms`,
-        one a layer). Convolutional: the average-pooled output of a stage.
-        """
-        indices = [self._indices[layer - 1] for layer in layers]
-        if not self.is_vit:
-            maps = self.model.forward_intermediates(images, indices=indices, intermediates_only=True, stop_early=True)
-            return [x.mean(dim=(2, 3)) for x in maps]
-        # Pool first, then normalise: the norm acts on one vector an image, not on every token of every layer.
-        if self.pool == "token":
-            pooled = self._class_tokens(images, indices)
-        else:
-            pooled = [(x[0] if isinstance(x, tuple) else x).mean(dim=1) for x in self._tokens(images, indices)]
-        if norms:
-            return [norm(x) for norm, x in zip(norms, pooled, strict=True)]
-        return list(self.final_norm(torch.stack(pooled)).unbind())
+    @property
+    def sees_patches(self) -> bool:
+        """Whether it can be shown some patches of an image alone, or others in their place."""
+        return isinstance(self.model, VisionTransformer) and isinstance(self.model.patch_embed, PatchEmbed)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -112,58 +189,157 @@ class Backbone(nn.Module):
         Raises:
             InputError: its patches cannot be seen one by one.
         """
-        if not (isinstance(self.model, VisionTransformer) and isinstance(self.model.patch_embed, PatchEmbed)):
-            raise _no_patches(self.name)
+        if not self.sees_patches:
+            raise no_patches(self.name)
         return self.model.patch_embed.grid_size
 
     @property
     def patch_size(self) -> int:
         return self.model.patch_embed.patch_size[0]
 
-    def tokens(self, images: Tensor, layers: Sequence[int], visible: Tensor | None = None) -> list[Tensor]:
-        """Patch tokens of `layers` (ascending, from 1) through the final norm: a list of (B, patches, D).
+    def forward(
+        self, images: Tensor, want: Want, hide: Hide | None = None, norms: Mapping[int, nn.Module] | None = None
+    ) -> Layers:
+        """Features of the layers that `want` names for `images` (N, C, H, W).
+
+        ViT: the class token or the mean of the patch tokens, and the patch tokens, through the model's final norm.
+        Stages: the average of a stage's map, and its places.
 
         Args:
-            images: (B, C, H, W).
-            visible: (B, V) numbers of the patches that the network sees; default: all.
+            hide: patches that the network is not to see; a ViT of timm's alone can do that.
+            norms: other final norms than the model's, by layer, of what is pooled.
+        """
+        if not self.is_vit:
+            assert hide is None
+            return self._stages(images, want)
+        tokens = self._tokens(images, want, hide) if self.sees_patches else self._foreign_tokens(images, want)
+        return Layers(
+            self._normalised({layer: tokens[layer] for layer in want.pooled}, norms or {}),
+            {layer: self.final_norm(tokens[layer][1]) for layer in want.patches},
+        )
+
+    def _stages(self, images: Tensor, want: Want) -> Layers:
+        layers = sorted({*want.pooled, *want.patches})
+        maps = self.model.forward_intermediates(
+            images,
+            indices=[self._indices[layer - 1] for layer in layers],
+            intermediates_only=True,
+            stop_early=True,
+        )
+        by_layer = dict(zip(layers, maps, strict=True))
+        return Layers(
+            {layer: self._pooled_stage(layer, by_layer[layer]) for layer in want.pooled},
+            {layer: self._places(layer, by_layer[layer]) for layer in want.patches},
+        )
+
+    def _pooled_stage(self, layer: int, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C); the norms are the last stage's."""
+        if layer < self.depth:
+            return x.mean(dim=(2, 3))
+        plain = isinstance(self.token_norm, nn.Identity)
+        pooled = x.mean(dim=(2, 3)) if plain else self._places(layer, x).mean(dim=1)
+        return _over_channels(self.pooled_norm, pooled)
+
+    def _places(self, layer: int, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, H · W, C)."""
+        places = x.flatten(2).transpose(1, 2)
+        return places if layer < self.depth else _over_channels(self.token_norm, places)
+
+    def _tokens(self, images: Tensor, want: Want, hide: Hide | None) -> dict[int, _Tokens]:
+        """What leaves the blocks asked for.
+
+        Of a last block that only the class token is wanted of, that alone: its MLP runs on nothing else.
         """
         model = self.model
-        x = model._pos_embed(model.patch_embed(images))
-        prefix = model.num_prefix_tokens
-        if visible is not None:
-            patches = x[:, prefix:].gather(1, visible[:, :, None].expand(-1, -1, x.shape[-1]))
-            x = torch.cat([x[:, :prefix], patches], dim=1)
-        x = model.norm_pre(x)
-        found = []
-        for number, block in enumerate(model.blocks[: layers[-1]], start=1):
+        x = model.patch_embed(images)
+        if hide is not None and hide.where is not None:
+            x = torch.where(hide.where.view(*x.shape[:-1], 1), hide.token.to(x.dtype), x)
+        x = model._pos_embed(x)
+        if hide is not None and hide.seen is not None:
+            prefix, patches = self._split(x)
+            patches = patches.gather(1, hide.seen[:, :, None].expand(-1, -1, x.shape[-1]))
+            x = torch.cat([prefix, patches], dim=1)
+        x = model.norm_pre(model.patch_drop(x))
+        wanted, last = {*want.pooled, *want.patches}, self.depth
+        alone = (
+            1 < last == want.deepest
+            and last not in want.patches
+            and self.pool == "token"
+            and type(model.blocks[-1]) is Block
+        )
+        found = {}
+        for number, block in enumerate(model.blocks[: last - 1 if alone else want.deepest], start=1):
             x = block(x)
-            if number in layers:
-                found.append(self.final_norm(x[:, prefix:]))
-        return found
+            if number in wanted or (alone and number == last - 1):
+                found[number] = x
+        split = {number: self._split(x) for number, x in found.items()}
+        if alone:
+            x = _first_token_behind(model.blocks[-1], torch.cat(split[last - 1], dim=1))
+            split[last] = (x, x[:, 1:])
+        return split
 
-    def _tokens(self, images: Tensor, indices: Sequence[int]) -> list:
-        """What leaves the blocks: (patch tokens, prefix tokens), or patch tokens where the model has no others."""
-        return self.model.forward_intermediates(
+    def _split(self, x: Tensor) -> _Tokens:
+        prefix = self.model.num_prefix_tokens
+        return x[:, :prefix], x[:, prefix:]
+
+    def _foreign_tokens(self, images: Tensor, want: Want) -> dict[int, _Tokens]:
+        """The same of blocks that are not of timm's plain ViT."""
+        layers = sorted({*want.pooled, *want.patches})
+        outputs = self.model.forward_intermediates(
             images,
-            indices=list(indices),
+            indices=[layer - 1 for layer in layers],
             intermediates_only=True,
             stop_early=True,
             output_fmt="NLC",
             return_prefix_tokens=True,
         )
+        pairs = ((x[1], x[0]) if isinstance(x, tuple) else (x[:, :0], x) for x in outputs)
+        return dict(zip(layers, pairs, strict=True))
 
-    def _class_tokens(self, images: Tensor, indices: Sequence[int]) -> list[Tensor]:
-        """The class token (B, D) behind each block. The last block's MLP runs on it alone: nothing reads the rest."""
-        last = len(self.model.blocks) - 1
-        block = self.model.blocks[last]
-        if indices[-1] < last or last == 0 or type(block) is not Block:
-            return [prefix[:, 0] for _, prefix in self._tokens(images, indices)]
-        before = self._tokens(images, sorted({*indices[:-1], last - 1}))
-        patches, prefix = before[-1]
-        x = torch.cat([prefix, patches], dim=1)
-        x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, 0]
-        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-        return [*(prefix[:, 0] for _, prefix in before[: len(indices) - 1]), x]
+    def _normalised(self, tokens: Mapping[int, _Tokens], norms: Mapping[int, nn.Module]) -> dict[int, Tensor]:
+        """What is pooled of the tokens of each layer, through its final norm: (N, D) each."""
+        if not tokens:
+            return {}
+        if self.pool == "mean" and not isinstance(self.token_norm, nn.Identity):
+            # The norm is of every token, before they are averaged.
+            means = (norms.get(layer, self.token_norm)(patches).mean(dim=1) for layer, (_, patches) in tokens.items())
+            return {layer: self.pooled_norm(x) for layer, x in zip(tokens, means, strict=True)}
+        # Pool first: the norm acts on one vector an image, not on every token of every layer.
+        pooled = [prefix[:, 0] if self.pool == "token" else patches.mean(dim=1) for prefix, patches in tokens.values()]
+        if norms:
+            own = (norms.get(layer, self.final_norm)(x) for layer, x in zip(tokens, pooled, strict=True))
+            return dict(zip(tokens, own, strict=True))
+        normed = self.pooled_norm(self.token_norm(torch.stack(pooled)))
+        return dict(zip(tokens, normed.unbind(), strict=True))
+
+    def _freeze_what_no_layer_reaches(self, image_size: int) -> None:
+        """Find by a pass without data, and its gradient, what takes part in no layer.
+
+        Raises:
+            InputError: the model does not take such images, or does not give its layers.
+        """
+        parameters, buffers = (
+            {name: torch.empty_like(x, device="meta").requires_grad_(x.requires_grad) for name, x in named}
+            for named in (self.named_parameters(), self.named_buffers())
+        )
+        images = torch.zeros(2, self.channels, image_size, image_size, device="meta")
+        with torch.random.fork_rng(devices=[]):
+            try:
+                want = Want(pooled=tuple(range(1, self.depth + 1)))
+                found = torch.func.functional_call(self, parameters | buffers, (images, want))
+                sum(x.float().sum() for x in found.pooled.values()).backward()
+            except Exception as error:  # whatever a model of another package raises: it cannot be used
+                why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+                raise InputError(
+                    f"backbone.name: {self.name} gives no features of its layers for images of {image_size} px "
+                    f"({why}); try another backbone.image_size, or a ViT or a ResNet"
+                ) from error
+        widths = [x.shape[1] for x in found.pooled.values()]
+        if widths != self.widths:
+            raise InputError(f"backbone.name: {self.name} gives layers of other widths than it says; try a ViT")
+        for name, parameter in self.named_parameters():
+            if parameters[name].grad is None:
+                parameter.requires_grad = False
 
     def _fix_positions(self) -> None:
         """2-D sin-cos positions, fixed, zero for the class token (MoCo v3)."""
@@ -184,74 +360,14 @@ class Backbone(nn.Module):
             parameter.requires_grad = False
 
 
-def check_sees_patches(name: str) -> None:
-    """Whether timm's model of this name is a ViT at all; said before its ViT settings are tried on something else.
-
-    Raises:
-        InputError: it cannot look at some patches of an image alone.
-    """
-    if timm.is_model(name):
-        kind = get_type_hints(timm.model_entrypoint(name)).get("return", nn.Module)
-        if not issubclass(kind, VisionTransformer):
-            raise _no_patches(name)
+def _first_token_behind(block: Block, x: Tensor) -> Tensor:
+    """The first token (N, 1, D) behind a block."""
+    x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, 0]
+    return (x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))))[:, None]
 
 
-def _no_patches(name: str) -> InputError:
-    return InputError(
-        f"backbone.name: {name} cannot look at some patches of an image alone, as ijepa, mae and bootleg want; take a "
-        "ViT of timm's, such as vit_small_patch16_224"
-    )
-
-
-def write_out_attention(module: nn.Module) -> None:
-    """Have timm's attention multiply matrices itself: torch's fused kernel for bf16 on a CPU is 2 to 5 times slower."""
-    for child in module.modules():
-        if hasattr(child, "fused_attn"):
-            child.fused_attn = False
-
-
-def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Module:
-    """The timm model that the configuration names, with no classifier.
-
-    With `local_size` a ViT takes images of any size that its patches divide, its positions interpolated.
-
-    Raises:
-        InputError: an unknown model, one without per-layer features, sizes that do not fit.
-    """
-    if not timm.is_model(config.name):
-        near = timm.list_models(f"*{config.name}*")[:3] or timm.list_models(f"{config.name[:6]}*")[:3]
-        hint = f"near it: {', '.join(near)}" if near else "timm.list_models() lists them"
-        raise InputError(f"backbone.name: timm has no model {config.name}; {hint}")
-    sizes = {"img_size": config.image_size}
-    if config.patch_size:
-        sizes["patch_size"] = config.patch_size
-    if config.pool == "mean":
-        sizes["global_pool"] = "avg"
-    if local_size is not None:
-        sizes["dynamic_img_size"] = True
-    try:
-        model = _create(config.name, sizes, config.kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise InputError(f"backbone: timm cannot build {config.name} with {config.kwargs}: {error}") from error
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
-    if any(config.image_size % side for side in patch):
-        raise InputError(f"backbone.patch_size: {patch[0]} does not divide image_size {config.image_size}")
-    if local_size is not None:
-        if getattr(getattr(model, "patch_embed", None), "strict_img_size", False):
-            raise InputError(f"views.local_crops: {config.name} takes images of one size; try a ViT or a ResNet")
-        if any(local_size % side for side in patch):
-            raise InputError(f"views.local_crops.size: {local_size} is not a multiple of the patch size {patch[0]}")
-    if not hasattr(model, "forward_intermediates"):
-        raise InputError(f"backbone.name: {config.name} gives no per-layer features; try a ViT or a ResNet")
-    return model
-
-
-def _create(name: str, sizes: dict, kwargs: dict) -> nn.Module:
-    try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-        # A model that takes images of any size, and has no patches.
-        sizes = {key: value for key, value in sizes.items() if key == "patch_size"}
-        return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
+def _over_channels(norm: nn.Module, x: Tensor) -> Tensor:
+    """A stage's LayerNorm, which may be made for maps, of features whose channels come last."""
+    if not isinstance(norm, nn.LayerNorm):
+        return x
+    return nn.functional.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

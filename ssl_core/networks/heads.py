@@ -195,3 +195,26 @@ def stacked_vectors(module: nn.Module) -> set[str]:
         for parameter in names.get(type(child), ())
         if getattr(child, parameter) is not None
     }
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+def scale_for_predictor(h_LND: Tensor, weights_L: Tensor, beta: float) -> Tensor:
+    """`h` unchanged, with the gradient into layer l scaled by a_l / (a_l + β): see `ssl_core.methods.hidden`.
+
+    Args:
+        h_LND: what the predictors take.
+        weights_L: a_l, without unit.
+    """
+    total = weights_L + beta
+    scale = torch.where(total > 0, weights_L / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0)
+    return _ScaleGradient.apply(h_LND, scale.view(-1, 1, 1).to(h_LND.dtype))

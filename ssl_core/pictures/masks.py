@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from ssl_core import methods
+from ssl_core.batch import Batch, Masks
 from ssl_core.data.loading import EvalImages
-from ssl_core.data.masks import Masks
+from ssl_core.data.masks import MaskDrawer, draw
 from ssl_core.data.sources import Source
 from ssl_core.data.views import denormalise, normalise
 from ssl_core.errors import InputError
-from ssl_core.methods.masked import Masked
+from ssl_core.networks.encoder import Encoder
+from ssl_core.objectives.patches import PatchPrediction
+from ssl_core.objectives.pixels import MAE
 from ssl_core.pictures.run import mask_picture, save_figure, some_images
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checkpoints import CheckpointStore
@@ -37,23 +40,28 @@ def draw_masks(
     Raises:
         InputError: the run is no masked one, or has no checkpoint of that epoch.
     """
-    if not config.masked:
-        raise InputError(f"{output}: {config.framework.name} hides nothing; ijepa, mae and bootleg do")
+    if not config.hides:
+        raise InputError(f"{output}: {config.method_name} hides nothing; ijepa, mae and bootleg do")
     store = CheckpointStore(output, config)
     path = _checkpoint(store, epoch)
-    method: Masked = methods.build(config)
+    method = methods.build(config)
     state = store.load(path)
     method.load_state_dict(state["method"])
     method.eval()
+    name = config.hides[0].name
+    objective: PatchPrediction = method.objectives[name]
     views = EvalImages(source, config.backbone.image_size, config.backbone.channels)
-    pixels = torch.cat([views[index][1] for index in (images if len(images) else some_images(source))])
-    inputs = normalise(pixels)
-    masks = method.draw_masks(len(inputs), inputs.device)
-    columns = {"image": _picture(pixels), "seen": _picture(_hide(pixels, masks, method))}
-    if config.framework.name == "mae":
-        columns["predicted"] = _picture(denormalise(method.reconstruct(inputs, masks)))
-    maps = method.error_maps(inputs, masks).numpy()
-    titles = _titles(config, method)
+    chosen = list(images) or some_images(source)
+    pixels = torch.cat([views[index].views["global"] for index in chosen])
+    masks = draw(MaskDrawer(objective.config.mask, objective.grid, config.seed), state["epoch"], chosen)
+    batch = Batch(torch.tensor(chosen), {"global": normalise(pixels)[None]}, {name: masks})
+    with torch.no_grad():
+        seen = method.look(batch)[name]
+    columns = {"image": _picture(pixels), "seen": _picture(_hide(pixels, masks, method.student))}
+    if isinstance(objective, MAE):
+        columns["predicted"] = _picture(denormalise(objective.reconstruct(seen)))
+    maps = objective.error_maps(seen).numpy()
+    titles = ["pixels"] if isinstance(objective, MAE) else [f"layer {layer}" for layer in objective.layers]
     errors = {titles[place]: maps[place] for place in _spread(len(titles))}
     title = f"{config.name}, epoch {state['epoch']}: what is hidden, and the loss of its prediction"
     return save_figure(mask_picture(columns, errors, title), target)
@@ -69,18 +77,14 @@ def _checkpoint(store: CheckpointStore, epoch: int | None) -> Path:
     return wanted
 
 
-def _titles(config: RunConfig, method: Masked) -> list[str]:
-    return ["pixels"] if config.framework.name == "mae" else [f"layer {layer}" for layer in method.target_layers]
-
-
 def _spread(count: int) -> list[int]:
     """At most MOST_MAPS of `count` places, the last among them."""
     return sorted({round(place) for place in np.linspace(count - 1, 0, min(count, MOST_MAPS))})
 
 
-def _hide(pixels: Tensor, masks: Masks, method: Masked) -> Tensor:
+def _hide(pixels: Tensor, masks: Masks, encoder: Encoder) -> Tensor:
     """`pixels` (B, C, H, W) with all patches grey that are not in the context."""
-    (rows, columns), side = method.grid, method.backbone.patch_size
+    (rows, columns), side = encoder.grid, encoder.patch_size
     seen = torch.zeros(len(pixels), rows * columns, dtype=torch.bool).scatter_(1, masks.context, True)
     seen = seen.view(-1, 1, rows, columns).repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
     return pixels.where(seen, torch.tensor(GREY, dtype=torch.uint8))

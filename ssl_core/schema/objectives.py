@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from ssl_core.errors import InputError
 from ssl_core.schema.registry import Registered
 from ssl_core.schema.types import EveryN, Fraction, LayerChoice, OpenFraction, PositiveRange, Section, ShareRange
 
@@ -25,6 +26,12 @@ class ObjectiveConfig(Registered):
     """It can learn from local crops too (`views.local_crops`)."""
     layered: ClassVar[bool] = False
     """It has a loss for any layer, so that hidden ones can learn as well (`distill`)."""
+    embeds: ClassVar[bool] = False
+    """It has projections that can stand for an image in a neighbour search (`positives.cache.feature`)."""
+    hides: ClassVar[bool] = False
+    """It hides patches of an image (its section has a `mask`), which a ViT alone can do without."""
+
+    weight: PositiveFloat = Field(1.0, description="of its loss, beside those of other objectives")
 
 
 class FrameworkBase(ObjectiveConfig):
@@ -33,28 +40,29 @@ class FrameworkBase(ObjectiveConfig):
     views: ClassVar[int] = 2
     crops: ClassVar[bool] = True
     layered: ClassVar[bool] = True
+    embeds: ClassVar[bool] = True
 
     output_dim: PositiveInt = Field(256, description="width of projections and predictions")
     hidden_dim: PositiveInt = Field(4096, description="hidden width of the last layer's projector and all predictors")
 
 
-class SimCLRConfig(FrameworkBase, implementation="ssl_core.methods.simclr:SimCLR"):
+class SimCLRConfig(FrameworkBase, implementation="ssl_core.objectives.contrastive:SimCLR"):
     name: Literal["simclr"]
     temperature: PositiveFloat = 0.2
 
 
-class BYOLConfig(FrameworkBase, implementation="ssl_core.methods.byol:BYOL"):
+class BYOLConfig(FrameworkBase, implementation="ssl_core.objectives.cosine:BYOL"):
     name: Literal["byol"]
     momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
-class MoCoV3Config(FrameworkBase, implementation="ssl_core.methods.mocov3:MoCoV3"):
+class MoCoV3Config(FrameworkBase, implementation="ssl_core.objectives.contrastive:MoCoV3"):
     name: Literal["mocov3"]
     temperature: PositiveFloat = 0.2
     momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
-class SimSiamConfig(FrameworkBase, implementation="ssl_core.methods.simsiam:SimSiam"):
+class SimSiamConfig(FrameworkBase, implementation="ssl_core.objectives.cosine:SimSiam"):
     name: Literal["simsiam"]
     output_dim: PositiveInt = Field(2048, description="width of projections and predictions")
     hidden_dim: PositiveInt = Field(2048, description="hidden width of the projector")
@@ -63,7 +71,9 @@ class SimSiamConfig(FrameworkBase, implementation="ssl_core.methods.simsiam:SimS
     constant_predictor_lr: bool = Field(True, description="the predictor's learning rate does not decay")
 
 
-class DINOConfig(FrameworkBase, implementation="ssl_core.methods.dino:DINO"):
+class DINOConfig(FrameworkBase, implementation="ssl_core.objectives.dino:DINO"):
+    embeds: ClassVar[bool] = False
+
     name: Literal["dino"]
     output_dim: PositiveInt = Field(65_536, description="number of prototypes")
     hidden_dim: PositiveInt = Field(2048, description="hidden width of the head")
@@ -84,6 +94,29 @@ class RandomMaskConfig(Section):
     kind: Literal["random"] = "random"
     share: OpenFraction = Field(0.75, description="of the patches, hidden")
 
+    def hidden(self, grid: tuple[int, int]) -> int:
+        """How many of `grid` patches (rows, columns) are hidden.
+
+        Raises:
+            InputError: none, or all.
+        """
+        rows, columns = grid
+        hidden = round(self.share * rows * columns)
+        if not 0 < hidden < rows * columns:
+            raise InputError(
+                f"framework.mask.share: {self.share:g} of {rows} × {columns} patches hides {hidden} of "
+                f"{rows * columns}; some must be hidden and some seen"
+            )
+        return hidden
+
+    def check(self, grid: tuple[int, int]) -> None:
+        """Whether masks of `grid` patches (rows, columns) can be drawn.
+
+        Raises:
+            InputError: they would hide nothing, or everything.
+        """
+        self.hidden(grid)
+
 
 class BlockMaskConfig(Section):
     """Blocks of patches, as I-JEPA hides them."""
@@ -94,6 +127,21 @@ class BlockMaskConfig(Section):
     target_aspect: PositiveRange = Field((0.75, 1.5), description="its height to its width")
     context_scale: ShareRange = Field((0.85, 1.0), description="share of the block that is seen, before targets go")
     least_context: OpenFraction = Field(0.05, description="share of the image that is seen at least, where it can be")
+
+    def check(self, grid: tuple[int, int]) -> None:
+        """Whether masks of `grid` patches (rows, columns) can be drawn.
+
+        Raises:
+            InputError: they could hide everything.
+        """
+        # The aspects at which the largest block is as high as the image, and those at which it is as wide.
+        rows, columns = grid
+        area, (lowest, highest) = self.target_scale[1] * rows * columns, self.target_aspect
+        if max(lowest, (rows - 0.5) ** 2 / area) <= min(highest, area / (columns - 0.5) ** 2):
+            raise InputError(
+                f"framework.mask.target_scale: a block of {self.target_scale[1]:g} of the image can hide all of "
+                f"{rows} × {columns} patches; use a smaller scale, or smaller patches"
+            )
 
 
 class PredictorConfig(Section):
@@ -111,6 +159,8 @@ class PredictorConfig(Section):
 class MaskedBase(ObjectiveConfig):
     """What the masked family has in common: the student sees a part of an image, and the rest is predicted."""
 
+    hides: ClassVar[bool] = True
+
     mask: Annotated[BlockMaskConfig | RandomMaskConfig, Field(discriminator="kind")] = Field(
         default_factory=BlockMaskConfig
     )
@@ -123,11 +173,11 @@ class LatentBase(MaskedBase):
     momentum_end: Fraction = Field(1.0, description="and at the end; linear between")
 
 
-class IJEPAConfig(LatentBase, implementation="ssl_core.methods.ijepa:IJEPA"):
+class IJEPAConfig(LatentBase, implementation="ssl_core.objectives.patches:IJEPA"):
     name: Literal["ijepa"]
 
 
-class BootlegConfig(LatentBase, implementation="ssl_core.methods.bootleg:Bootleg"):
+class BootlegConfig(LatentBase, implementation="ssl_core.objectives.patches:Bootleg"):
     name: Literal["bootleg"]
     targets: LayerChoice = Field(
         EveryN(every=4),
@@ -138,7 +188,7 @@ class BootlegConfig(LatentBase, implementation="ssl_core.methods.bootleg:Bootleg
     )
 
 
-class MAEConfig(MaskedBase, implementation="ssl_core.methods.mae:MAE"):
+class MAEConfig(MaskedBase, implementation="ssl_core.objectives.pixels:MAE"):
     name: Literal["mae"]
     mask: Annotated[BlockMaskConfig | RandomMaskConfig, Field(discriminator="kind")] = Field(
         default_factory=RandomMaskConfig

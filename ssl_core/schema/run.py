@@ -12,7 +12,7 @@ from ssl_core.schema.data import DataConfig
 from ssl_core.schema.distill import DistillConfig
 from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.evaluation import EvaluatorConfig, GeometryConfig, KnnConfig
-from ssl_core.schema.objectives import MaskedBase, ObjectiveConfig
+from ssl_core.schema.objectives import ObjectiveConfig
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import CheckpointConfig, ScalingConfig, TrackingConfig
@@ -25,7 +25,10 @@ class RunConfig(Section):
     seed: NonNegativeInt = 0
     data: DataConfig
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
-    framework: ObjectiveConfig.any_of()
+    framework: ObjectiveConfig.any_of() | None = Field(None, description="what the network learns from, by name")
+    objectives: list[ObjectiveConfig.any_of()] = Field(
+        default_factory=list, description="in the place of framework: several objectives at once, each with its weight"
+    )
     distill: DistillConfig | None = None
     positives: PositivesConfig = Field(default_factory=PositivesConfig)
     views: ViewsConfig = Field(default_factory=ViewsConfig)
@@ -36,28 +39,50 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
 
     @property
-    def masked(self) -> bool:
-        """Whether the method hides patches of one view, rather than comparing two."""
-        return isinstance(self.framework, MaskedBase)
+    def all_objectives(self) -> list[ObjectiveConfig]:
+        """What the network learns from: `objectives`, or `framework` alone."""
+        return [self.framework] if self.framework is not None else list(self.objectives)
+
+    @property
+    def method_name(self) -> str:
+        """Their names, for people."""
+        return " + ".join(objective.name for objective in self.all_objectives)
+
+    @property
+    def views_per_image(self) -> int:
+        """Random views of an image that some objective compares."""
+        return max(objective.views for objective in self.all_objectives)
+
+    @property
+    def hides(self) -> list[ObjectiveConfig]:
+        """Those of the objectives that hide patches."""
+        return [objective for objective in self.all_objectives if objective.hides]
 
     @model_validator(mode="after")
     def _composes(self) -> "RunConfig":
-        if self.masked:
-            name = self.framework.name
-            if self.distill is not None:
-                raise ValueError(f"distill: {name} compares no views; framework.name=bootleg predicts hidden layers")
-            if self.positives.kind != "augment":
-                raise ValueError(f"positives.kind: {name} learns from one view of an image; it takes augment only")
-            if self.views.local_crops is not None:
-                raise ValueError(f"views.local_crops: {name} learns from one view of an image; leave it out")
+        if (self.framework is None) == (not self.objectives):
+            raise ValueError("framework: expected one of framework (a method by name) and objectives (a list of them)")
+        names = [objective.name for objective in self.all_objectives]
+        if doubled := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"objectives: {doubled[0]} is there twice; each objective once")
+        named = self.method_name
+        if self.distill is not None and not any(objective.layered for objective in self.all_objectives):
+            raise ValueError(
+                f"distill: {named} has no loss for hidden layers; framework.name=bootleg predicts hidden layers"
+            )
+        if self.positives.kind != "augment" and self.views_per_image < 2:
+            raise ValueError(f"positives.kind: {named} learns from one view of an image; it takes augment only")
+        if self.views.local_crops is not None and not any(objective.crops for objective in self.all_objectives):
+            raise ValueError(f"views.local_crops: {named} learns from one view of an image; leave it out")
         return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
-        if self.positives.searches and self.framework.name == "dino" and self.positives.cache.feature == "projector":
+        compares = next((objective for objective in self.all_objectives if objective.views > 1), None)
+        if self.positives.searches and self.positives.cache.feature == "projector" and not compares.embeds:
             raise ValueError(
-                f"positives.cache.feature: projector would keep {self.framework.output_dim} prototypes of every image; "
-                "DINO searches with positives.cache.feature=backbone"
+                f"positives.cache.feature: projector would keep {compares.output_dim} prototypes of every image; "
+                f"{compares.name} searches with positives.cache.feature=backbone"
             )
         if self.possible_workers:
             return self

@@ -7,7 +7,7 @@ it takes a reporter, and sees other ranks only through `torch.distributed`.
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_core import distributed, evaluation, methods
-from ssl_core.data.loading import Batch, train_loader
+from ssl_core.batch import Batch
+from ssl_core.data.loading import train_loader
 from ssl_core.data.sources import Images
 from ssl_core.data.views import normalise
 from ssl_core.errors import DataError, InputError, Stopped, TrainingDiverged
 from ssl_core.networks.batch_norm import synchronise_batch_norm
-from ssl_core.networks.encoder import write_out_attention
+from ssl_core.networks.create import write_out_attention
 from ssl_core.positives import base as positives
 from ssl_core.schema.run import RunConfig
 from ssl_core.seeds import Use, derive_seed
@@ -127,7 +128,8 @@ class Pretraining:
             self._trained = DistributedDataParallel(self.method)
         self.optimizer = build_optimizer(self.method, config.optim)
         self.positives = positives.build(config, images, self.method.index_dim, self.device, index)
-        self.loader = train_loader(images.train, config, self.loaders)
+        grid = self.method.student.grid if config.hides else None
+        self.loader = train_loader(images.train, config, self.loaders, grid)
         self.steps_per_epoch = len(self.loader) // config.optim.accumulate
         self.epoch = 0
         self.history: list[Record] = []
@@ -283,16 +285,15 @@ class Pretraining:
                 self._met_broken.update(("train", index) for index in batch.broken)
                 self._check_broken()
             last = number == len(micro_batches) - 1
-            views = normalise(batch.views.to(self.device, non_blocking=True))
-            local = batch.local_views
-            if local is not None:
-                local = normalise(local.to(self.device, non_blocking=True))
-            self.method.begin_step(derive_seed(Use.MASKS, self.config.seed, step, number))
+            # As many patches are seen of each image as of the poorest on any rank.
+            even = {name: masks.even(distributed.least(masks.context.shape[1])) for name, masks in batch.masks.items()}
+            batch = replace(batch, masks=even).to(self.device)
+            batch = replace(batch, views={kind: normalise(x) for kind, x in batch.views.items()})
             with contextlib.ExitStack() as stack:
                 if not last and distributed.world_size() > 1:
                     stack.enter_context(self._trained.no_sync())
                 with self._autocast():
-                    output = self._trained(views, progress, local)
+                    output = self._trained(batch, progress)
                 (output.loss / len(micro_batches)).backward()
             for name, value in output.parts.items():
                 parts[name] = parts.get(name, 0.0) + value / len(micro_batches)

@@ -4,7 +4,7 @@ import torch
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 
 from ssl_core import schedules
-from ssl_core.methods.method import Method
+from ssl_core.methods import Method
 from ssl_core.networks.heads import stacked_vectors
 from ssl_core.schema.optim import OptimConfig
 

@@ -79,7 +79,7 @@ class Worker:
         import torch
 
         from ssl_core import distributed
-        from ssl_core.data.loading import Batch
+        from ssl_core.batch import Batch
 
         run = self.runs[arm]
         generator = np.random.default_rng(self.rank)
@@ -87,7 +87,7 @@ class Worker:
         started = time.perf_counter()
         for _ in range(steps):
             ids = torch.from_numpy(generator.integers(self.images, size=self.args.batch))
-            run._step(run.total_steps // 2, [Batch(ids, self._views, [])])
+            run._step(run.total_steps // 2, [Batch(ids, {"global": self._views})])
         if arm == "adasim":
             self.index.flush()
         if self.args.device == "cuda":

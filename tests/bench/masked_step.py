@@ -96,7 +96,8 @@ def strata_step(arm: str, args: argparse.Namespace) -> tuple[Callable[[int], obj
     """A step of Strata's own loop on a batch that is ready; memory before it."""
     import torch
 
-    from ssl_core.data.loading import Batch
+    from ssl_core.batch import Batch
+    from ssl_core.data.masks import MaskDrawer, stack
     from ssl_core.data.sources import open_images
     from ssl_core.training.loop import Pretraining
 
@@ -104,7 +105,9 @@ def strata_step(arm: str, args: argparse.Namespace) -> tuple[Callable[[int], obj
     config = configuration(arm, args)
     run = Pretraining(config, open_images(config.data), args.device, loaders=0)
     views = torch.randint(256, (1, args.batch, 3, args.image_size, args.image_size), dtype=torch.uint8)
-    batch = Batch(torch.arange(args.batch), views, [])
+    drawer = MaskDrawer(config.framework.mask, run.method.student.grid, config.seed)
+    masks = stack([drawer.draw(1, 0, image) for image in range(args.batch)])
+    batch = Batch(torch.arange(args.batch), {"global": views}, {config.framework.name: masks})
     middle = run.total_steps // 2
     return lambda number: run._step(middle + number, [batch]), imported
 

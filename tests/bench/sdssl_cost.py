@@ -54,7 +54,7 @@ def train(pipe: Connection, framework: str, distill: dict | None, args: argparse
     """One arm: a round of steps whenever it is asked, then its peak memory."""
     import torch
 
-    from ssl_core.data.loading import Batch
+    from ssl_core.batch import Batch
     from ssl_core.data.sources import open_images
     from ssl_core.schema.run import RunConfig
     from ssl_core.training.loop import Pretraining
@@ -75,7 +75,7 @@ def train(pipe: Connection, framework: str, distill: dict | None, args: argparse
     )
     run = Pretraining(config, open_images(config.data), args.device, loaders=0)
     views = torch.randint(256, (2, args.batch, 3, args.image_size, args.image_size), dtype=torch.uint8)
-    batch = Batch(torch.arange(args.batch), views, [])
+    batch = Batch(torch.arange(args.batch), {"global": views})
     middle = run.total_steps // 2
     serve(pipe, lambda _: run._step(middle, [batch]), args.steps, args.device, imported)
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ssl_core.data.loading import Batch
+from ssl_core.batch import Batch
 from ssl_core.data.sources import open_images
 from ssl_core.data.views import normalise
 from ssl_core.schema.run import RunConfig
@@ -85,7 +85,7 @@ def strata_step(framework: str, views: Tensor, precision: str, args: argparse.Na
         }
     )
     run = Pretraining(config, open_images(config.data), loaders=0)
-    batch = Batch(torch.arange(args.batch), views, [])
+    batch = Batch(torch.arange(args.batch), {"global": views})
     middle = run.total_steps // 2
     return lambda: run._step(middle, [batch])
 

@@ -30,7 +30,7 @@ def epoch_views(config: RunConfig, epoch: int, workers: int = 0) -> dict[int, Te
     """Image id → its two views, of a whole epoch."""
     loader = train_loader(open_images(config.data).train, config, workers)
     loader.batch_sampler.epoch = epoch
-    return {int(i): batch.views[:, n] for batch in loader for n, i in enumerate(batch.ids)}
+    return {int(i): batch.views["global"][:, n] for batch in loader for n, i in enumerate(batch.ids)}
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
@@ -169,7 +169,7 @@ def test_a_set_larger_than_the_cache_is_shuffled_in_blocks(tmp_path: Path):
     for epoch in (1, 2):
         order.epoch = epoch
         source.reads.clear()
-        indices = [index for batch in order for _, index, _ in batch]
+        indices = [index for batch in order for _, index, *_ in batch]
         assert sorted(indices) == list(range(160))
         assert indices != sorted(indices)
         for index in indices:
@@ -180,4 +180,4 @@ def test_a_set_larger_than_the_cache_is_shuffled_in_blocks(tmp_path: Path):
     neighbours = [len({i // 8 for i in indices[at : at + 8]}) for at in range(0, 160, 8)]
     assert np.mean(neighbours) > 1.5, "batches mix row groups"
     whole = EpochOrder(source, micro_batch=8, seed=0, budget_bytes=1 << 30)
-    assert np.mean([len({i // 8 for _, i, _ in batch}) for batch in whole]) > 5, "a set that fits is shuffled whole"
+    assert np.mean([len({i // 8 for _, i, *_ in batch}) for batch in whole]) > 5, "a set that fits is shuffled whole"

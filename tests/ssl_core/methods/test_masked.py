@@ -9,18 +9,22 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ssl_core import distributed, methods
-from ssl_core.data.masks import Masks, check, draw
+from ssl_core.batch import Masks
+from ssl_core.data.masks import MaskDrawer, draw
 from ssl_core.data.sources import open_images
 from ssl_core.data.views import denormalise, normalise
 from ssl_core.errors import InputError
-from ssl_core.methods.masked import Masked
-from ssl_core.schema.objectives import BlockMaskConfig, RandomMaskConfig
+from ssl_core.methods import Method
+from ssl_core.methods.engine import StepOutput
+from ssl_core.networks.encoder import Hide, Want
+from ssl_core.objectives.base import Seen
+from ssl_core.objectives.patches import PatchPrediction
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.loop import Pretraining, Reporter
-from tests.conftest import tiny_config
+from tests.conftest import batch_of, tiny_config
 from tests.gloo import Ranks
 
-MASKED = list(methods.MASKED)
+MASKED = ["ijepa", "mae", "bootleg"]
 BLOCKS = {"kind": "blocks", "targets": 3, "target_scale": [0.1, 0.2]}
 SIZE = 32
 
@@ -31,57 +35,39 @@ def config_of(name: str, **framework) -> RunConfig:
     return tiny_config(name, backbone={"image_size": SIZE}, framework={**blocks, **framework})
 
 
-def build(name: str, **framework) -> Masked:
+def build(name: str, **framework) -> Method:
     torch.manual_seed(0)
-    method = methods.build(config_of(name, **framework))
-    method.begin_step(3)
-    return method
+    return methods.build(config_of(name, **framework))
+
+
+def objective_of(method: Method) -> PatchPrediction:
+    (objective,) = method.objectives.values()
+    return objective
+
+
+def masks_of(method: Method, images: int = 4) -> Masks:
+    objective = objective_of(method)
+    return draw(MaskDrawer(objective.config.mask, objective.grid, seed=3), 1, range(images))
+
+
+def look(method: Method, x: Tensor, masks: Masks | None = None) -> Seen:
+    """What the objective sees of images (B, C, H, W)."""
+    name = objective_of(method).config.name
+    return method.look(batch_of(x[None], masks={name: masks or masks_of(method, len(x))}))[name]
+
+
+def run(method: Method, x: Tensor, masks: Masks | None = None) -> StepOutput:
+    name = objective_of(method).config.name
+    return method(batch_of(x[None], masks={name: masks or masks_of(method, len(x))}), 0.0)
+
+
+def patches(encoder, x: Tensor, layers: list[int], seen: Tensor | None = None) -> list[Tensor]:
+    found = encoder(x, Want(patches=tuple(layers)), None if seen is None else Hide.drop(seen)).patches
+    return [found[layer] for layer in layers]
 
 
 def images(count: int = 4) -> Tensor:
     return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 0.9])
-def test_random_masks_hide_their_share(share: float) -> None:
-    masks = draw(RandomMaskConfig(share=share), (7, 5), 50, seeded())
-    hidden = round(share * 35)
-    assert masks.targets.shape == (50, 1, hidden)
-    assert masks.context.shape == (50, 35 - hidden)
-    together = torch.cat([masks.context, masks.targets[:, 0]], dim=1).sort(dim=1).values
-    assert (together == torch.arange(35)).all()
-    seen = torch.zeros(35).index_add_(0, masks.context.flatten(), torch.ones(masks.context.numel()))
-    assert seen.min() > 0, "some patch is always hidden"
-
-
-@pytest.mark.parametrize("grid", [(14, 14), (8, 8), (4, 6), (3, 3)])
-def test_block_masks_are_blocks_and_leave_context(grid: tuple[int, int]) -> None:
-    config = BlockMaskConfig()
-    for seed in range(40):
-        masks = draw(config, grid, 16, seeded(seed))
-        assert masks.context.shape[1] >= 1
-        for context, targets in zip(masks.context, masks.targets, strict=True):
-            assert not set(context.tolist()) & set(targets.flatten().tolist()), "what is predicted was seen"
-            assert len(set(context.tolist())) == len(context)
-            for block in targets:
-                rows, columns = block // grid[1], block % grid[1]
-                height, width = rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
-                assert height * width == len(block), "no rectangle"
-    share = len(targets[0]) / (grid[0] * grid[1])
-    if grid == (14, 14):
-        assert 0.12 < share < 0.23
-
-
-def test_masks_of_a_batch_do_not_depend_on_how_it_is_shared() -> None:
-    whole = draw(BlockMaskConfig(), (8, 8), 6, seeded())
-    again = draw(BlockMaskConfig(), (8, 8), 6, seeded())
-    part = again.rows(2, 4, torch.device("cpu"))
-    assert torch.equal(part.context, whole.context[2:4])
-    assert torch.equal(part.targets, whole.targets[2:4])
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.01])
@@ -96,45 +82,28 @@ def test_blocks_that_may_hide_everything_are_refused(scale: list[float]) -> None
         build("ijepa", mask={"kind": "blocks", "target_scale": scale})
 
 
-@pytest.mark.parametrize("grid", [(2, 2), (3, 3), (2, 5), (8, 8)])
-def test_what_is_not_refused_always_leaves_something_to_see(grid: tuple[int, int]) -> None:
-    allowed = 0
-    for share in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9):
-        config = BlockMaskConfig(target_scale=(share, share), targets=8)
-        try:
-            check(config, grid)
-        except InputError:
-            continue
-        allowed += 1
-        for seed in range(20):
-            masks = draw(config, grid, 32, seeded(seed))
-            assert masks.context.shape[1] >= 1
-            for context, targets in zip(masks.context, masks.targets, strict=True):
-                assert not set(context.tolist()) & set(targets.flatten().tolist())
-    assert allowed >= 2
-
-
 @pytest.mark.parametrize("name", MASKED)
 def test_the_student_does_not_see_hidden_patches(name: str) -> None:
     method = build(name, mask=BLOCKS)
-    x, masks = images(), method.draw_masks(4, torch.device("cpu"))
-    (before,) = method.backbone.tokens(x, [3], masks.context)
+    x, masks = images(), masks_of(method)
+    (before,) = patches(method.student, x, [3], masks.context)
     changed = x.clone().unfold(2, 8, 8).unfold(3, 8, 8)  # (B, C, 4, 4, 8, 8)
     for image, targets in enumerate(masks.targets):
         for patch in targets.flatten().tolist():
             changed[image, :, patch // 4, patch % 4] = 5.0
     changed = changed.permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
     assert not torch.equal(changed, x)
-    (after,) = method.backbone.tokens(changed, [3], masks.context)
+    (after,) = patches(method.student, changed, [3], masks.context)
     assert torch.equal(after, before)
-    if method.ema_teacher:
-        assert not torch.equal(method.teach(changed), method.teach(x)), "the teacher sees all"
+    if method.teacher is not None:
+        seen = [objective_of(method).teach(look(method, images, masks)) for images in (changed, x)]
+        assert not torch.equal(*seen), "the teacher sees all"
 
 
 def test_all_patches_seen_are_the_network_as_timm_has_it() -> None:
-    backbone = build("ijepa").backbone.eval()
+    backbone = build("ijepa").student.eval()
     every = torch.arange(16).expand(4, -1)
-    for layer, tokens in zip((1, 3), backbone.tokens(images(), [1, 3], every), strict=True):
+    for layer, tokens in zip((1, 3), patches(backbone, images(), [1, 3], every), strict=True):
         index = [layer - 1]
         (expected,) = backbone.model.forward_intermediates(
             images(), indices=index, intermediates_only=True, output_fmt="NLC"
@@ -145,7 +114,7 @@ def test_all_patches_seen_are_the_network_as_timm_has_it() -> None:
 def test_bootleg_with_the_last_layer_is_ijepa() -> None:
     results = []
     for method in (build("ijepa"), build("bootleg", targets=[3])):
-        output = method(images()[None], 0.0)
+        output = run(method, images())
         output.loss.backward()
         results.append((output.loss.detach(), [p.grad for p in method.parameters() if p.grad is not None]))
     (loss, gradients), (other_loss, other_gradients) = results
@@ -154,18 +123,18 @@ def test_bootleg_with_the_last_layer_is_ijepa() -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradients, other_gradients, strict=True))
 
 
-def naive_loss(method: Masked, x: Tensor, masks: Masks) -> Tensor:
+def naive_loss(method: Method, x: Tensor, masks: Masks) -> Tensor:
     """Image by image, block by block, layer by layer, patch by patch."""
-    losses = []
+    objective, losses = objective_of(method), []
     for number, image in enumerate(x):
-        (seen,) = method.backbone.tokens(image[None], [method.backbone.depth], masks.context[number : number + 1])
+        context = masks.context[number : number + 1]
+        (seen,) = patches(method.student, image[None], [method.student.depth], context)
         for block in masks.targets[number]:
-            own = Masks(masks.context[number : number + 1], block[None, None])
-            predictions = method.predictor(seen, own)[:, 0, 0]
-            for layer, predicted in zip(method.target_layers, predictions, strict=True):
+            predictions = objective.predictor(seen, Masks(context, block[None, None]))[:, 0, 0]
+            for layer, predicted in zip(objective.layers, predictions, strict=True):
                 for patch, prediction in zip(block.tolist(), predicted, strict=True):
-                    if method.ema_teacher:
-                        target = method.teacher.tokens(image[None], [layer])[0][0, patch]
+                    if method.teacher is not None:
+                        target = patches(method.teacher.encoder, image[None], [layer])[0][0, patch]
                         target = (target - target.mean()) / (target.var(unbiased=False) + 1e-5).sqrt()
                         losses.append(F.smooth_l1_loss(prediction, target))
                     else:
@@ -179,19 +148,19 @@ def naive_loss(method: Masked, x: Tensor, masks: Masks) -> Tensor:
 @pytest.mark.parametrize("name", MASKED)
 def test_the_dense_code_is_the_naive_one(name: str) -> None:
     method = build(name, **({"targets": [1, 3]} if name == "bootleg" else {}))
-    output = method(images()[None], 0.0)
-    torch.testing.assert_close(output.loss, naive_loss(method, images(), method.draw_masks(4, torch.device("cpu"))))
+    output = run(method, images())
+    torch.testing.assert_close(output.loss, naive_loss(method, images(), masks_of(method)))
 
 
 def test_bootleg_logs_every_target() -> None:
-    parts = build("bootleg", targets="all")(images()[None], 0.0).parts
+    parts = run(build("bootleg", targets="all"), images()).parts
     losses = [parts[f"loss/target_{layer:02d}"] for layer in (1, 2, 3)]
     torch.testing.assert_close(torch.stack(losses).mean(), parts["loss"])
     assert parts["loss/last"] == losses[-1]
 
 
 def test_targets_are_weighted_by_their_ratios() -> None:
-    parts = build("bootleg", targets=[1, 3], target_weights=[1, 3])(images()[None], 0.0).parts
+    parts = run(build("bootleg", targets=[1, 3], target_weights=[1, 3]), images()).parts
     first, last = parts["loss/target_01"], parts["loss/target_03"]
     torch.testing.assert_close(parts["loss"], first / 4 + 3 * last / 4)
     with pytest.raises(InputError, match=r"target_weights: 2 of them for target layers \[1, 2, 3\]"):
@@ -201,26 +170,27 @@ def test_targets_are_weighted_by_their_ratios() -> None:
 @pytest.mark.parametrize("name", ["ijepa", "bootleg"])
 def test_no_gradient_reaches_the_teacher_which_follows(name: str) -> None:
     method = build(name, momentum=0.5)
-    method(images()[None], 0.0).loss.backward()
+    run(method, images()).loss.backward()
     assert all(p.grad is None for p in method.teacher.parameters())
-    assert all(p.grad is not None for p in method.backbone.parameters() if p.requires_grad)
-    student, teacher = method.backbone.model.blocks[0].mlp.fc1, method.teacher.model.blocks[0].mlp.fc1
+    assert all(p.grad is not None for p in method.student.parameters() if p.requires_grad)
+    student, teacher = method.student.model.blocks[0].mlp.fc1, method.teacher.encoder.model.blocks[0].mlp.fc1
     with torch.no_grad():
         student.weight.add_(1.0)
     before = teacher.weight.clone()
     assert method.update_teacher(0.0) == 0.5
     torch.testing.assert_close(teacher.weight, (before + student.weight) / 2)
     assert method.update_teacher(1.0) == 1.0
-    assert method.encoder is method.teacher
+    assert method.encoder is method.teacher.encoder
 
 
 @pytest.mark.parametrize("name", MASKED)
 def test_error_maps_say_how_far_off_each_hidden_patch_is(name: str) -> None:
     method = build(name, mask=BLOCKS).eval()
-    masks = method.draw_masks(4, torch.device("cpu"))
-    maps = method.error_maps(images(), masks)
-    assert maps.shape == (len(method.target_layers), 4, 4, 4)
-    losses = method.patch_losses(images(), masks)
+    objective, masks = objective_of(method), masks_of(method)
+    seen = look(method, images(), masks)
+    maps = objective.error_maps(seen)
+    assert maps.shape == (len(objective.layers), 4, 4, 4)
+    losses = objective.measure(objective.predict(seen), objective.targets(seen))
     for image, targets in enumerate(masks.targets):
         for patch in range(16):
             own = losses[:, image][:, targets == patch]
@@ -232,20 +202,20 @@ def test_error_maps_say_how_far_off_each_hidden_patch_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("norm_pixels", [True, False])
-def test_mae_reconstructs_what_is_hidden_and_leaves_what_is_seen(norm_pixels: bool, monkeypatch) -> None:
+def test_mae_reconstructs_what_is_hidden_and_leaves_what_is_seen(norm_pixels: bool) -> None:
     method = build("mae", norm_pixels=norm_pixels)
-    masks = method.draw_masks(4, torch.device("cpu"))
+    objective, masks = objective_of(method), masks_of(method)
     known = denormalise(images())
     x = normalise(known)
-    seen = torch.zeros(4, 16).scatter_(1, masks.context, 1.0).view(4, 1, 4, 4)
-    seen = seen.repeat_interleave(8, 2).repeat_interleave(8, 3).bool().expand_as(x)
-    rebuilt = method.reconstruct(x, masks)
-    assert torch.equal(rebuilt[seen], x[seen])
-    assert not torch.allclose(rebuilt[~seen], x[~seen], atol=0.1)
-    truth = method.predict(x, masks)[1]
-    monkeypatch.setattr(method, "predict", lambda *_: (truth, truth))
-    torch.testing.assert_close(method.reconstruct(x, masks), x, rtol=1e-4, atol=1e-4)
-    assert torch.equal(denormalise(method.reconstruct(x, masks)), known)
+    visible = torch.zeros(4, 16).scatter_(1, masks.context, 1.0).view(4, 1, 4, 4)
+    visible = visible.repeat_interleave(8, 2).repeat_interleave(8, 3).bool().expand_as(x)
+    seen = look(method, x, masks)
+    rebuilt = objective.reconstruct(seen)
+    assert torch.equal(rebuilt[visible], x[visible])
+    assert not torch.allclose(rebuilt[~visible], x[~visible], atol=0.1)
+    truth = objective.reconstruct(seen, objective.targets(seen))
+    torch.testing.assert_close(truth, x, rtol=1e-4, atol=1e-4)
+    assert torch.equal(denormalise(truth), known)
 
 
 @pytest.mark.parametrize("name", MASKED)
@@ -263,7 +233,8 @@ def test_bfloat16_runs_and_stays_near_float32(name: str) -> None:
 def _gradients(name: str, whole: Tensor) -> dict[str, Tensor]:
     method = build(name)
     rank, share = distributed.rank(), len(whole) // distributed.world_size()
-    output = method(whole[None, rank * share : (rank + 1) * share], 0.0)
+    mine = slice(rank * share, (rank + 1) * share)
+    output = run(method, whole[mine], masks_of(method, len(whole)).rows(mine.start, mine.stop))
     output.loss.backward()
     return {n: distributed.mean_over_ranks(p.grad) for n, p in method.named_parameters() if p.grad is not None}
 

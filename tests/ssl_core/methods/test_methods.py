@@ -5,23 +5,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_core import methods, schedules
 from ssl_core.errors import InputError
+from ssl_core.methods import Method
+from ssl_core.methods.engine import StepOutput
 from ssl_core.methods.hidden import layer_weights, select_layers
-from ssl_core.methods.two_view import TwoView
+from ssl_core.networks.encoder import Encoder
+from ssl_core.objectives.base import Step
+from ssl_core.objectives.views import ViewPrediction
 from ssl_core.schema.distill import DistillConfig
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.optim import build_optimizer, set_rates
-from tests.conftest import tiny_config
+from tests.conftest import batch_of, pooled, tiny_config
 
 FRAMEWORKS = ["simclr", "byol", "mocov3", "simsiam", "dino"]
 LOCAL = {"local_crops": {"count": 3, "size": 8}}
 RESNET = {"name": "resnet18", "image_size": 32, "patch_size": None, "kwargs": {}}
 
 
-def build(config: RunConfig) -> TwoView:
+def build(config: RunConfig) -> Method:
     torch.manual_seed(0)
     return methods.build(config)
 
@@ -34,42 +38,56 @@ def local_views(count: int = 3, images: int = 6, size: int = 8) -> Tensor:
     return torch.randn(count, images, 3, size, size, generator=torch.Generator().manual_seed(2))
 
 
-def gradients(method: TwoView) -> dict[str, Tensor]:
+def objective_of(method: Method) -> ViewPrediction:
+    (objective,) = method.objectives.values()
+    return objective
+
+
+def teacher_of(method: Method) -> tuple[Encoder, nn.Module]:
+    """The teacher's encoder and projector."""
+    (projector,) = method.teacher.heads.values()
+    return method.teacher.encoder, projector
+
+
+def run(method: Method, images: Tensor, progress: float, local: Tensor | None = None) -> StepOutput:
+    return method(batch_of(images, local), progress)
+
+
+def gradients(method: Method) -> dict[str, Tensor]:
     return {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
 
 
-def two_pass_loss(method: TwoView, images: Tensor, progress: float) -> Tensor:
+def two_pass_loss(method: Method, images: Tensor, progress: float) -> Tensor:
     """The objective as its equation reads: every predictor runs twice, the second time behind a stop-gradient."""
-    framework, distill = method.framework, method.distill
-    features = method._features(method.backbone, images, method.layers)
-    targets = method._teach(images)[1] if framework.ema_teacher else None
+    framework, distill = objective_of(method), method.distill
+    seen = method.look(batch_of(images))[framework.config.name]
+    features = [seen.of("student").pooled[layer] for layer in framework.layers]
+    with torch.no_grad():
+        targets = framework.targets(seen, Step(progress))
     alpha, _ = layer_weights(distill, progress, len(method.hidden_layers), images.device)
 
     def both_directions(q: Tensor, keys: Tensor) -> Tensor:
         first, second = q.chunk(2, dim=1)
-        losses = framework.loss(first, keys[1], keys[0], 0) + framework.loss(second, keys[0], keys[1], 0)
+        losses = framework.direction(first, keys[1], keys[0]) + framework.direction(second, keys[0], keys[1])
         return losses if framework.sum_directions else losses / 2
 
-    groups = 1 if framework.joint_views else 2
-    h_last = method.last.project(features[-1:], groups)
-    h_hidden = method.hidden.project(features[:-1], groups)
-    if targets is None:
-        targets = torch.stack(h_last[0].chunk(2))
-        targets = targets.detach() if framework.stop_gradient else targets
-    targets = framework.prepare_targets(targets, progress)
+    groups = 1 if framework.joint else 2
+    h_last = framework.last.project(features[-1:], groups)
+    h_hidden = framework.hidden.project(features[:-1], groups)
+    targets = framework.keys(torch.stack(h_last[0].chunk(2)), targets, Step(progress))
     fixed = targets.detach()
-    total = both_directions(method.last.predict(h_last, groups), targets)[0]
-    total = total + alpha * both_directions(method.hidden.predict(h_hidden, groups), fixed).mean()
-    if framework.predictor:
-        total = total + distill.beta * both_directions(method.last.predict(h_last.detach(), groups), fixed)[0]
-        total = total + distill.beta * both_directions(method.hidden.predict(h_hidden.detach(), groups), fixed).sum()
+    total = both_directions(framework.last.predict(h_last, groups), targets)[0]
+    total = total + alpha * both_directions(framework.hidden.predict(h_hidden, groups), fixed).mean()
+    if framework.has_predictor:
+        total = total + distill.beta * both_directions(framework.last.predict(h_last.detach(), groups), fixed)[0]
+        total = total + distill.beta * both_directions(framework.hidden.predict(h_hidden.detach(), groups), fixed).sum()
     return total
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_alpha_and_beta_zero_is_the_plain_framework_bit_for_bit(name: str):
     plain, off = build(tiny_config(name)), build(tiny_config(name, distill={"alpha": 0, "beta": 0}))
-    losses = [method(views(), 0.5).loss for method in (plain, off)]
+    losses = [run(method, views(), 0.5).loss for method in (plain, off)]
     for loss in losses:
         loss.backward()
     assert torch.equal(*losses)
@@ -91,7 +109,7 @@ def test_distillation_starts_from_the_weights_of_the_plain_run(name: str):
 def test_one_predictor_pass_equals_two(name: str, weights: dict):
     config = tiny_config(name, distill=weights)
     one, two = build(config), build(config)
-    loss, expected = one(views(), 0.6).loss, two_pass_loss(two, views(), 0.6)
+    loss, expected = run(one, views(), 0.6).loss, two_pass_loss(two, views(), 0.6)
     loss.backward()
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
@@ -101,17 +119,17 @@ def test_one_predictor_pass_equals_two(name: str, weights: dict):
 
 def test_at_progress_zero_hidden_layers_train_nothing_but_predictors():
     method = build(tiny_config("byol", distill={"alpha": 1.0, "beta": 1.0}))
-    method(views(), 0.0).loss.backward()
-    assert all(p.grad.abs().max() == 0 for p in method.hidden.projector.parameters())
-    assert any(p.grad.abs().max() > 0 for p in method.hidden.predictor.parameters())
+    run(method, views(), 0.0).loss.backward()
+    assert all(p.grad.abs().max() == 0 for p in objective_of(method).hidden.projector.parameters())
+    assert any(p.grad.abs().max() > 0 for p in objective_of(method).hidden.predictor.parameters())
 
 
 def test_hidden_layers_do_not_move_simclrs_targets():
     method = build(tiny_config("simclr", distill={"alpha": 1.0, "anneal": "none"}))
-    with_hidden = method(views(), 0.5)
+    with_hidden = run(method, views(), 0.5)
     with_hidden.loss.backward()
     plain = build(tiny_config("simclr"))
-    plain(views(), 0.5).loss.backward()
+    run(plain, views(), 0.5).loss.backward()
     assert with_hidden.parts["loss/hidden"] > 0
     for key, gradient in gradients(plain).items():
         if key.startswith("last."):
@@ -121,9 +139,9 @@ def test_hidden_layers_do_not_move_simclrs_targets():
 @pytest.mark.parametrize("name", ["byol", "mocov3", "dino"])
 def test_the_teacher_gets_no_gradient_and_follows_by_the_formula(name: str):
     method = build(tiny_config(name, distill={}, framework={"momentum": 0.9}))
-    method(views(), 0.25).loss.backward()
-    teacher = [*method.teacher.parameters(), *method.teacher_projector.parameters()]
-    student = [*method.backbone.parameters(), *method.last.projector.parameters()]
+    run(method, views(), 0.25).loss.backward()
+    teacher = [p for network in teacher_of(method) for p in network.parameters()]
+    student = [*method.student.parameters(), *objective_of(method).last.projector.parameters()]
     assert all(p.grad is None and not p.requires_grad for p in teacher)
     with torch.no_grad():
         for parameter in student:
@@ -140,9 +158,9 @@ def test_the_teacher_gets_no_gradient_and_follows_by_the_formula(name: str):
 @pytest.mark.parametrize("name", ["simclr", "simsiam"])
 def test_some_have_no_teacher(name: str):
     method = build(tiny_config(name))
-    assert method.encoder is method.backbone
+    assert method.encoder is method.student
     assert method.update_teacher(0.5) is None
-    assert not hasattr(method, "teacher")
+    assert method.teacher is None
 
 
 @pytest.mark.parametrize(
@@ -167,7 +185,7 @@ def test_a_layer_that_the_backbone_lacks_is_named():
 
 
 def test_without_hidden_layers_only_the_last_predictors_own_term_is_left():
-    output = build(tiny_config("byol", distill={"layers": [3], "beta": 1.0}))(views(), 0.5)
+    output = run(build(tiny_config("byol", distill={"layers": [3], "beta": 1.0})), views(), 0.5)
     assert "loss/hidden" not in output.parts
     torch.testing.assert_close(output.loss, 2 * output.parts["loss/last"])
 
@@ -176,32 +194,32 @@ def test_without_hidden_layers_only_the_last_predictors_own_term_is_left():
 def test_per_layer_norm_gives_each_hidden_layer_its_own(name: str):
     shared = build(tiny_config(name, distill={}))
     own = build(tiny_config(name, distill={"per_layer_norm": True}))
-    torch.testing.assert_close(own(views(), 0.5).loss, shared(views(), 0.5).loss)  # copies, to begin with
+    torch.testing.assert_close(run(own, views(), 0.5).loss, run(shared, views(), 0.5).loss)  # copies, to begin with
     with torch.no_grad():
-        own.norms[0].weight.mul_(2.0)
+        own.norms["1"].weight.mul_(2.0)
     before, after = shared.layer_features(views()[0]), own.layer_features(views()[0])
     changed = [not torch.allclose(a, b) for a, b in zip(before, after, strict=True)]
     assert changed == [True, False, False]
-    own(views(), 0.5).loss.backward()
-    assert all(norm.weight.grad.abs().max() > 0 for norm in own.norms)
+    run(own, views(), 0.5).loss.backward()
+    assert all(norm.weight.grad.abs().max() > 0 for norm in own.norms.values())
 
 
 @pytest.mark.parametrize("layers", [0, 2, 3])
 def test_projector_layers_of_the_hidden_heads(layers: int):
     method = build(tiny_config("byol", distill={"projector_layers": layers}))
-    assert len(method.hidden.projector.linears if layers else []) == layers
-    assert len(method.last.projector.linears) == 3
-    loss = method(views(), 0.5).loss
+    assert len(objective_of(method).hidden.projector.linears if layers else []) == layers
+    assert len(objective_of(method).last.projector.linears) == 3
+    loss = run(method, views(), 0.5).loss
     loss.backward()
     assert torch.isfinite(loss)
-    assert method.hidden.predictor.linears[0].weight.grad.abs().max() > 0
+    assert objective_of(method).hidden.predictor.linears[0].weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_resnet_distills_its_stages(name: str):
     method = build(tiny_config(name, backbone=RESNET, distill={"anneal": "none"}))
-    assert method.layers == [1, 2, 3, 4]
-    output = method(views(size=32), 0.5)
+    assert objective_of(method).layers == [1, 2, 3, 4]
+    output = run(method, views(size=32), 0.5)
     output.loss.backward()
     assert torch.isfinite(output.loss)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters() if p.requires_grad)
@@ -224,35 +242,36 @@ def test_what_cannot_work_names_its_key(framework: str, distill: dict, backbone:
 # Multi-crop
 
 
-def each_view(method: TwoView, network, views: list[list[Tensor]]) -> list[list[Tensor]]:
+def each_view(method: Method, network, views: list[list[Tensor]]) -> list[list[Tensor]]:
     """`network` (tensors of L layers → tensors of L layers) on each view, or on the rows of all at once if they share
     a batch. `views[v][l]`: (B, …)."""
-    if not method.framework.joint_views:
+    if not objective_of(method).joint:
         return [list(network(view)) for view in views]
     together = network([torch.cat(layer) for layer in zip(*views, strict=True)])
     return list(zip(*(layer.chunk(len(views)) for layer in together), strict=True))
 
 
-def naive_multi_crop_loss(method: TwoView, images: Tensor, local: Tensor, progress: float) -> Tensor:
+def naive_multi_crop_loss(method: Method, images: Tensor, local: Tensor, progress: float) -> Tensor:
     """Every view and every direction by itself, last layer and hidden ones; without the predictors' own term."""
-    framework = method.framework
+    framework = objective_of(method)
     features = []
     for of_one_size in (images, local):
-        features += each_view(method, lambda x: method.backbone(x[0], method.layers), [[view] for view in of_one_size])
-    last = each_view(method, lambda x: method.last.projector(x, 1), [view[-1:] for view in features])
-    hidden = each_view(method, lambda x: method.hidden.projector(x, 1), [view[:-1] for view in features])
+        features += each_view(
+            method, lambda x: pooled(method.student, x[0], framework.layers), [[view] for view in of_one_size]
+        )
+    last = each_view(method, lambda x: framework.last.projector(x, 1), [view[-1:] for view in features])
+    hidden = each_view(method, lambda x: framework.hidden.projector(x, 1), [view[:-1] for view in features])
 
-    targets = [last[0][0], last[1][0]]
-    if framework.ema_teacher:
+    projections, targets = torch.stack([last[0][0], last[1][0]]), None
+    if framework.teacher:
+        teacher, projector = teacher_of(method)
         with torch.no_grad():
-            taught = each_view(method, lambda x: method.teacher(x[0], [method.teacher.depth]), [[v] for v in images])
-            targets = [z[0] for z in each_view(method, lambda x: method.teacher_projector(x, 1), taught)]
-    targets = framework.prepare_targets(torch.stack(targets), progress)
-    if framework.stop_gradient:
-        targets = targets.detach()
-    if framework.predictor:
-        last = each_view(method, lambda x: method.last.predictor(torch.stack(list(x)), 1), last)
-        hidden = each_view(method, lambda x: method.hidden.predictor(torch.stack(list(x)), 1), hidden)
+            taught = each_view(method, lambda x: pooled(teacher, x[0], [teacher.depth]), [[v] for v in images])
+            targets = torch.stack([z[0] for z in each_view(method, lambda x: projector(x, 1), taught)])
+    targets = framework.keys(projections, targets, Step(progress))
+    if framework.has_predictor:
+        last = each_view(method, lambda x: framework.last.predictor(torch.stack(list(x)), 1), last)
+        hidden = each_view(method, lambda x: framework.hidden.predictor(torch.stack(list(x)), 1), hidden)
 
     total = torch.zeros(())
     alpha, _ = layer_weights(method.distill, progress, len(method.hidden_layers), images.device)
@@ -262,7 +281,7 @@ def naive_multi_crop_loss(method: TwoView, images: Tensor, local: Tensor, progre
             for target in (0, 1):
                 if view != target:
                     q = torch.stack(list(predictions[view]))
-                    directions.append(framework.loss(q, keys[target], keys[1 - target], 0).mean())
+                    directions.append(framework.direction(q, keys[target], keys[1 - target]).mean())
         assert len(directions) == 2 + 2 * len(local)
         total = total + weight * torch.stack(directions).mean() * (2 if framework.sum_directions else 1)
     return total
@@ -274,7 +293,7 @@ def test_local_crops_predict_both_targets(name: str, backbone: dict):
     config = tiny_config(name, backbone=backbone, views=LOCAL, distill={"beta": 0.0})
     images, local = views(size=config.backbone.image_size), local_views(size=16 if backbone else 8)
     product, naive = build(config), build(config)
-    loss = product(images, 0.6, local).loss
+    loss = run(product, images, 0.6, local).loss
     expected = naive_multi_crop_loss(naive, images, local, 0.6)
     loss.backward()
     expected.backward()
@@ -290,7 +309,7 @@ def test_local_crops_predict_both_targets(name: str, backbone: dict):
 def test_a_method_ready_for_local_crops_does_the_same_without_them(name: str):
     images = views()
     ready, plain = build(tiny_config(name, views=LOCAL)), build(tiny_config(name))
-    torch.testing.assert_close(ready(images, 0.5).loss, plain(images, 0.5).loss)
+    torch.testing.assert_close(run(ready, images, 0.5).loss, run(plain, images, 0.5).loss)
     for x, y in zip(ready.layer_features(images[0]), plain.layer_features(images[0]), strict=True):
         torch.testing.assert_close(x, y)
 
@@ -298,8 +317,8 @@ def test_a_method_ready_for_local_crops_does_the_same_without_them(name: str):
 def test_the_teacher_sees_no_local_crop():
     method = build(tiny_config("dino", views=LOCAL))
     seen = []
-    method.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    method(views(), 0.5, local_views())
+    method.teacher.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    run(method, views(), 0.5, local_views())
     assert seen == [(12, 3, 16, 16)]
 
 
@@ -307,7 +326,7 @@ def test_simclrs_local_crops_have_no_view_of_their_own_image_among_the_negatives
     method = build(tiny_config("simclr"))
     q, target, other = (torch.randn(6, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
     other.requires_grad_()
-    method.framework.loss(q[None, :1], target, other, 0).sum().backward()
+    objective_of(method).direction(q[None, :1], target, other).sum().backward()
     assert other.grad[0].abs().max() == 0
     assert (other.grad[1:].abs().amax(dim=1) > 0).all()
 
@@ -329,9 +348,9 @@ def test_local_crops_that_a_backbone_cannot_take_name_their_key(backbone: dict, 
 
 def test_simsiams_loss_and_gradients_equal_a_loop_over_images():
     product, naive = build(tiny_config("simsiam")), build(tiny_config("simsiam"))
-    loss = product(views(), 0.5).loss
-    z = [naive.last.projector(naive.backbone(view, [3]), 1) for view in views()]
-    p = [naive.last.predictor(x, 1)[0] for x in z]
+    loss = run(product, views(), 0.5).loss
+    z = [objective_of(naive).last.projector(pooled(naive.student, view, [3]), 1) for view in views()]
+    p = [objective_of(naive).last.predictor(x, 1)[0] for x in z]
     z = [x[0].detach() for x in z]
     cosines = []
     for i in range(6):
@@ -347,12 +366,12 @@ def test_simsiams_loss_and_gradients_equal_a_loop_over_images():
 
 def test_simsiams_heads_are_the_published_ones():
     method = build(tiny_config("simsiam", framework={"bottleneck_dim": 8, "projector_layers": 2}, distill={}))
-    for heads, layers in ((method.last, 1), (method.hidden, 2)):
+    for heads, layers in ((objective_of(method).last, 1), (objective_of(method).hidden, 2)):
         assert [tuple(x.weight.shape) for x in heads.predictor.linears] == [(layers, 16, 8), (layers, 8, 16)]
         assert [x.bias is None for x in heads.predictor.linears] == [True, False]
         assert heads.predictor.output_norm is None
         assert heads.projector.output_norm.weight is None
-    assert len(method.last.projector.linears) == 2
+    assert len(objective_of(method).last.projector.linears) == 2
 
 
 # DINO
@@ -374,17 +393,18 @@ def test_dinos_loss_gradients_and_centre_equal_a_loop_over_images():
     product, naive = build(dino_config(distill={})), build(dino_config(distill={}))
     with torch.no_grad():
         for method in (product, naive):
-            method.framework.center.copy_(torch.linspace(-0.2, 0.3, 12))
-            for parameter in method.teacher.parameters():
+            objective_of(method).center.copy_(torch.linspace(-0.2, 0.3, 12))
+            for parameter in method.teacher.encoder.parameters():
                 parameter.mul_(1.1)
-    center = naive.framework.center.clone()
-    loss = product(views(), 0.2).loss  # epoch 1 of 5: halfway through the warm-up from 0.04 to 0.07
+    center = objective_of(naive).center.clone()
+    loss = run(product, views(), 0.2).loss  # epoch 1 of 5: halfway through the warm-up from 0.04 to 0.07
 
+    encoder, projector = teacher_of(naive)
     with torch.no_grad():
-        teacher = [naive.teacher_projector(naive.teacher(view, [3]), 1)[0] for view in views()]
-    student = [naive.backbone(view, [1, 2, 3]) for view in views()]
-    last = [naive.last.projector(x[-1:], 1)[0] for x in student]
-    hidden = [naive.hidden.projector(x[:-1], 1) for x in student]
+        teacher = [projector(pooled(encoder, view, [3]), 1)[0] for view in views()]
+    student = [pooled(naive.student, view, [1, 2, 3]) for view in views()]
+    last = [objective_of(naive).last.projector(x[-1:], 1)[0] for x in student]
+    hidden = [objective_of(naive).hidden.projector(x[:-1], 1) for x in student]
 
     def mean_cross_entropy(logits: list[Tensor]) -> Tensor:
         rows = []
@@ -404,21 +424,21 @@ def test_dinos_loss_gradients_and_centre_equal_a_loop_over_images():
         torch.testing.assert_close(gradients(product)[key], gradient, rtol=1e-4, atol=1e-5, msg=key)
 
     moved = 0.9 * center + 0.1 * torch.cat(teacher).mean(dim=0)
-    torch.testing.assert_close(product.framework.center, moved)
-    assert (product.framework.center - center).abs().max() > 1e-4
-    assert "framework.center" in product.state_dict()
+    torch.testing.assert_close(objective_of(product).center, moved)
+    assert (objective_of(product).center - center).abs().max() > 1e-4
+    assert "objectives.dino.center" in product.state_dict()
 
 
 def test_the_centre_stays_where_nothing_is_trained():
     method = build(dino_config()).eval()
-    method(views(), 0.5)
-    assert torch.equal(method.framework.center, torch.zeros(12))
+    run(method, views(), 0.5)
+    assert torch.equal(objective_of(method).center, torch.zeros(12))
 
 
 @pytest.mark.parametrize(("warmup", "epochs", "steps"), [(0, 4, 7), (1, 3, 9), (3, 10, 49), (30, 300, 97)])
 def test_dinos_teacher_temperature_is_the_published_schedule(warmup: int, epochs: int, steps: int):
     config = tiny_config("dino", framework=DINO | {"warmup_teacher_epochs": warmup}, optim={"epochs": epochs})
-    framework = build(config).framework
+    framework = objective_of(build(config))
     published = np.concatenate([np.linspace(0.04, 0.07, warmup), np.full(epochs - warmup, 0.07)])
     total = epochs * steps
     got = [framework.teacher_temperature(step / total) for step in range(total)]
@@ -438,12 +458,18 @@ def test_dinos_prototypes_stay_as_they_are_in_the_first_epoch():
     config = dino_config(distill={"anneal": "none"})
     method = build(config)
     optimizer = build_optimizer(method, config.optim)
-    prototypes = [method.last.projector.prototypes.weight, method.hidden.projector.prototypes.weight]
-    others = [method.last.projector.mlp.linears[-1].weight, method.hidden.projector.mlp.linears[-1].weight]
+    prototypes = [
+        objective_of(method).last.projector.prototypes.weight,
+        objective_of(method).hidden.projector.prototypes.weight,
+    ]
+    others = [
+        objective_of(method).last.projector.mlp.linears[-1].weight,
+        objective_of(method).hidden.projector.mlp.linears[-1].weight,
+    ]
     for step in range(4):  # two steps an epoch
         before = [p.detach().clone() for p in prototypes + others]
         set_rates(optimizer, config.optim, step, 2)
-        method(views(), step / 10).loss.backward()
+        run(method, views(), step / 10).loss.backward()
         assert all(p.grad.abs().max() > 0 for p in prototypes), "they take part in the backward pass"
         method.drop_frozen_gradients(step / 10)
         optimizer.step()
@@ -455,7 +481,7 @@ def test_dinos_prototypes_stay_as_they_are_in_the_first_epoch():
 @pytest.mark.parametrize("name", FRAMEWORKS[:-1])
 def test_other_frameworks_freeze_nothing(name: str):
     method = build(tiny_config(name))
-    method(views(), 0.0).loss.backward()
+    run(method, views(), 0.0).loss.backward()
     before = gradients(method).keys()
     method.drop_frozen_gradients(0.0)
     assert gradients(method).keys() == before
@@ -463,12 +489,12 @@ def test_other_frameworks_freeze_nothing(name: str):
 
 def test_dinos_encoder_is_the_teacher():
     method = build(dino_config(distill={"per_layer_norm": True}))
-    assert method.encoder is method.teacher
+    assert method.encoder is method.teacher.encoder
     with torch.no_grad():
-        method.norms[0].weight.mul_(2.0)
-        method.backbone.final_norm.weight.mul_(3.0)
-        method.teacher.final_norm.weight.mul_(0.5)
-    for x, y in zip(method.layer_features(views()[0]), method.teacher(views()[0], [1, 2, 3]), strict=True):
+        method.norms["1"].weight.mul_(2.0)
+        method.student.final_norm.weight.mul_(3.0)
+        method.encoder.final_norm.weight.mul_(0.5)
+    for x, y in zip(method.layer_features(views()[0]), pooled(method.encoder, views()[0], [1, 2, 3]), strict=True):
         assert torch.equal(x, y)
 
 
@@ -477,7 +503,7 @@ def test_nothing_in_a_teacher_is_dropped_even_after_it_was_evaluated():
     method = build(dino_config(backbone={"kwargs": kwargs}))
     method.encoder.eval()
     method.encoder.train()
-    outputs = [method._teach(views())[1] for _ in range(3)]
+    outputs = [method.look(batch_of(views()))["dino"].of("teacher").pooled[3] for _ in range(3)]
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
 
@@ -486,8 +512,10 @@ def test_nothing_in_a_teacher_is_dropped_even_after_it_was_evaluated():
 def test_dinos_head_may_have_batch_norm(backbone: dict):
     config = tiny_config("dino", framework=DINO | {"head_norm": True}, backbone=backbone, distill={"anneal": "none"})
     method = build(config)
-    assert len(method.last.projector.mlp.norms) == len(method.hidden.projector.mlp.norms) == 2
-    loss = method(views(size=config.backbone.image_size), 0.5).loss
+    assert (
+        len(objective_of(method).last.projector.mlp.norms) == len(objective_of(method).hidden.projector.mlp.norms) == 2
+    )
+    loss = run(method, views(size=config.backbone.image_size), 0.5).loss
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
@@ -496,7 +524,7 @@ def test_dinos_head_may_have_batch_norm(backbone: dict):
 # What stands for an image in the neighbour search
 
 
-def searched(name: str, **cache) -> TwoView:
+def searched(name: str, **cache) -> Method:
     return build(tiny_config(name, distill={}, positives={"kind": "adasim", "cache": cache}))
 
 
@@ -509,22 +537,22 @@ NAMES_AND_FEATURES.remove(("dino", "projector"))  # refused: a distribution over
 @pytest.mark.parametrize("view", ["first", "mean"])
 def test_index_features(name: str, source: str, feature: str, view: str):
     method = searched(name, source=source, feature=feature, view=view)
-    teacher = method.framework.ema_teacher and source == "teacher"
-    if method.framework.ema_teacher:
+    teacher = objective_of(method).teacher and source == "teacher"
+    if objective_of(method).teacher:
         with torch.no_grad():  # not the student's twin
-            for p in [*method.teacher.parameters(), *method.teacher_projector.parameters()]:
+            for p in method.teacher.parameters():
                 p.mul_(1.2)
-    backbone, projector = method.backbone, method.last.projector
+    backbone, projector = method.student, objective_of(method).last.projector
     if teacher:
-        backbone, projector = method.teacher, method.teacher_projector
+        backbone, projector = teacher_of(method)
     with torch.no_grad():
-        expected = backbone(views().flatten(0, 1), [3])[0]
+        expected = pooled(backbone, views().flatten(0, 1), [3])[0]
         if feature == "projector":
-            expected = projector([expected], 1 if method.framework.joint_views else 2)[0]
+            expected = projector([expected], 1 if objective_of(method).joint else 2)[0]
         first, second = expected.chunk(2)
         if view == "mean":
             first = (F.normalize(first, dim=1) + F.normalize(second, dim=1)) / 2
-    got = method(views(), 0.5).index_features
+    got = run(method, views(), 0.5).index_features
     assert got.dtype == torch.float32
     assert not got.requires_grad
     assert got.shape == (6, method.index_dim)
@@ -539,12 +567,12 @@ def test_prototypes_are_refused_as_index_features():
 def test_index_features_are_of_the_global_views_and_float32_under_autocast():
     config = tiny_config("simsiam", views=LOCAL, positives={"kind": "nearest", "cache": {"feature": "projector"}})
     method = build(config)
-    alone = method(views(), 0.5).index_features
-    assert torch.equal(method(views(), 0.5, local_views()).index_features, alone)
+    alone = run(method, views(), 0.5).index_features
+    assert torch.equal(run(method, views(), 0.5, local_views()).index_features, alone)
     with torch.autocast("cpu", torch.bfloat16):
-        assert method(views(), 0.5).index_features.dtype == torch.float32
+        assert run(method, views(), 0.5).index_features.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["augment", "labels"])
 def test_without_a_search_there_are_no_index_features(kind: str):
-    assert build(tiny_config("byol", positives={"kind": kind}))(views(), 0.5).index_features is None
+    assert run(build(tiny_config("byol", positives={"kind": kind})), views(), 0.5).index_features is None

@@ -38,7 +38,7 @@ def config_for(kind: str, framework: str = "mocov3", /, **sections) -> RunConfig
 
 
 def weights(run: Pretraining) -> torch.Tensor:
-    return torch.cat([p.detach().flatten().clone() for p in run.method.backbone.parameters()])
+    return torch.cat([p.detach().flatten().clone() for p in run.method.student.parameters()])
 
 
 @pytest.mark.parametrize("distilled", [False, True])
@@ -88,14 +88,14 @@ def test_the_second_view_is_of_the_partner():
     loader = train_loader(source, config, 0)
     dataset = loader.dataset
     own, paired, other = dataset[3, 5, 5], dataset[3, 5, 9], dataset[3, 9, 9]
-    assert (own[0], paired[0]) == (5, 5)
-    assert torch.equal(own[1][0], paired[1][0]), "view 1 does not depend on the partner"
-    assert not torch.equal(own[1][1], paired[1][1])
-    assert other[0] == 9
+    assert (own.index, paired.index) == (5, 5)
+    assert torch.equal(own.views["global"][0], paired.views["global"][0]), "view 1 does not depend on the partner"
+    assert not torch.equal(own.views["global"][1], paired.views["global"][1])
+    assert other.index == 9
 
     loader.batch_sampler.partners = np.roll(np.arange(len(source)), 1).astype(np.int32)
     (first, *_) = next(iter(loader.batch_sampler))
-    assert first[2] == (first[1] - 1) % len(source)
+    assert first.partner == (first.index - 1) % len(source)
 
 
 def test_an_image_that_is_its_own_partner_is_decoded_once():

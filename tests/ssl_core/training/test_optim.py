@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssl_core import methods
-from ssl_core.methods.two_view import TwoView
+from ssl_core.methods import Method
 from ssl_core.networks.heads import LayerBatchNorm, LayerLinear
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.training.optim import build_optimizer, set_rates
@@ -40,7 +40,7 @@ def test_norms_and_biases_do_not_decay_and_weights_do(name: str, framework: str)
 
 
 @functools.cache
-def tiny_method(name: str) -> TwoView:
+def tiny_method(name: str) -> Method:
     return methods.build(tiny_config(name, distill={}))
 
 
@@ -86,7 +86,7 @@ def test_simsiams_predictors_keep_the_peak_rate_from_the_first_step_on(name: str
     method = tiny_method("simsiam")
     config = OptimConfig(name=name, lr=0.1, batch_size=512, epochs=10, warmup_epochs=2, weight_decay=0.3)
     optimizer = build_optimizer(method, config)
-    predictors = {id(p) for heads in (method.last, method.hidden) for p in heads.predictor.parameters()}
+    predictors = {id(p) for heads in method.objectives["simsiam"].all_heads for p in heads.predictor.parameters()}
     constant = [group for group in optimizer.param_groups if group.get("constant_lr")]
     assert {id(p) for group in constant for p in group["params"]} == predictors
     assert sorted(group["weight_decay"] for group in constant) == [0, 0.3]

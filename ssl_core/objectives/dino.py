@@ -12,21 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core import distributed, schedules
-from ssl_core.methods.framework import Framework
-from ssl_core.networks.heads import LayerHeads, PrototypeHead
+from ssl_core.networks.heads import PrototypeHead
+from ssl_core.objectives.base import Place, Seen, Step
 from ssl_core.objectives.losses import soft_cross_entropy
+from ssl_core.objectives.views import ViewPrediction
 from ssl_core.schema.objectives import DINOConfig
 
 
-class DINO(Framework):
-    ema_teacher = True
+class DINO(ViewPrediction[DINOConfig]):
+    teacher = True
     evaluates_teacher = True
-    predictor = False
-    joint_views = True
-    sum_directions = False
+    joint = True
 
-    def __init__(self, config: DINOConfig, epochs: int = 1):
-        super().__init__(config, epochs)
+    def __init__(self, config: DINOConfig, place: Place):
+        super().__init__(config, place)
         self.register_buffer("center", torch.zeros(config.output_dim))
 
     def make_projector(self, widths: Sequence[int], hidden_dim: int, depth: int) -> PrototypeHead:
@@ -39,20 +38,22 @@ class DINO(Framework):
             epoch, c.warmup_teacher_epochs, c.warmup_teacher_temperature, c.teacher_temperature
         )
 
-    @torch.no_grad()
-    def prepare_targets(self, targets: Tensor, progress: float) -> Tensor:
-        """Teacher outputs (2, B, K) → probabilities, with the centre of before; then the centre moves on."""
-        targets = targets.float()
-        probabilities = torch.softmax((targets - self.center) / self.teacher_temperature(progress), dim=-1)
-        if self.training:
-            mean = distributed.mean_over_ranks(targets.mean(dim=(0, 1)))
-            self.center.lerp_(mean, 1.0 - self.config.center_momentum)
-        return probabilities
+    def keys(self, projections: Tensor, targets: Tensor | None, step: Step) -> Tensor:
+        """The teacher's probabilities, with the centre of the steps before."""
+        return torch.softmax((targets.float() - self.center) / self.teacher_temperature(step.progress), dim=-1)
 
-    def loss(self, q_LBD: Tensor, other_MD: Tensor, same_MD: Tensor, first_row: int) -> Tensor:
+    def direction(self, q_LBD: Tensor, other_MD: Tensor, same_MD: Tensor) -> Tensor:
         return soft_cross_entropy(q_LBD.float() / self.config.temperature, other_MD)
 
-    def frozen_parameters(self, heads: LayerHeads, progress: float) -> Iterable[nn.Parameter]:
+    def after_step(self, seen: Seen, targets: Tensor | None, step: Step) -> None:
+        self.move_center(targets)
+
+    def move_center(self, targets: Tensor) -> None:
+        mean = distributed.mean_over_ranks(targets.float().mean(dim=(0, 1)))
+        self.center.lerp_(mean, 1.0 - self.config.center_momentum)
+
+    def frozen(self, progress: float) -> Iterable[nn.Parameter]:
         """The prototypes, in the first epochs."""
         if schedules.epoch_at(progress, self.epochs) < self.config.freeze_last_layer:
-            yield heads.projector.prototypes.weight
+            for heads in self.all_heads:
+                yield heads.projector.prototypes.weight

@@ -1,0 +1,85 @@
+"""timm models by name: with no classifier, for images and patches of the sizes asked for, or a clear refusal."""
+
+from typing import get_type_hints
+
+import timm
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from ssl_core.errors import InputError
+from ssl_core.schema.encoder import BackboneConfig
+
+
+def check_sees_patches(name: str) -> None:
+    """Whether timm's model of this name is a ViT at all; said before its ViT settings are tried on something else.
+
+    Raises:
+        InputError: it cannot look at some patches of an image alone.
+    """
+    if timm.is_model(name):
+        kind = get_type_hints(timm.model_entrypoint(name)).get("return", nn.Module)
+        if not issubclass(kind, VisionTransformer):
+            raise no_patches(name)
+
+
+def no_patches(name: str) -> InputError:
+    return InputError(
+        f"backbone.name: {name} cannot look at some patches of an image alone, as ijepa, mae and bootleg want; take a "
+        "ViT of timm's, such as vit_small_patch16_224"
+    )
+
+
+def write_out_attention(module: nn.Module) -> None:
+    """Have timm's attention multiply matrices itself: torch's fused kernel for bf16 on a CPU is 2 to 5 times slower."""
+    for child in module.modules():
+        if hasattr(child, "fused_attn"):
+            child.fused_attn = False
+
+
+def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Module:
+    """The timm model that the configuration names, with no classifier.
+
+    With `local_size` a ViT takes images of any size that its patches divide, its positions interpolated.
+
+    Raises:
+        InputError: an unknown model, one without per-layer features, sizes that do not fit.
+    """
+    if not timm.is_model(config.name):
+        near = timm.list_models(f"*{config.name}*")[:3] or timm.list_models(f"{config.name[:6]}*")[:3]
+        hint = f"near it: {', '.join(near)}" if near else "timm.list_models() lists them"
+        raise InputError(f"backbone.name: timm has no model {config.name}; {hint}")
+    sizes = {"img_size": config.image_size}
+    if config.patch_size:
+        sizes["patch_size"] = config.patch_size
+    if config.pool == "mean":
+        sizes["global_pool"] = "avg"
+    if local_size is not None:
+        sizes["dynamic_img_size"] = True
+    try:
+        model = _create(config.name, sizes, config.kwargs)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise InputError(f"backbone: timm cannot build {config.name} with {config.kwargs}: {error}") from error
+    embed = getattr(model, "patch_embed", None)  # where patches overlap, their size need not divide the image's
+    patch = embed.patch_size if isinstance(embed, PatchEmbed) else (1, 1)
+    if any(config.image_size % side for side in patch):
+        raise InputError(f"backbone.patch_size: {patch[0]} does not divide image_size {config.image_size}")
+    if local_size is not None:
+        if getattr(embed, "strict_img_size", False):
+            raise InputError(f"views.local_crops: {config.name} takes images of one size; try a ViT or a ResNet")
+        if any(local_size % side for side in patch):
+            raise InputError(f"views.local_crops.size: {local_size} is not a multiple of the patch size {patch[0]}")
+    if not hasattr(model, "forward_intermediates"):
+        raise InputError(f"backbone.name: {config.name} gives no per-layer features; try a ViT or a ResNet")
+    return model
+
+
+def _create(name: str, sizes: dict, kwargs: dict) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        # A model that takes images of any size, and has no patches.
+        sizes = {key: value for key, value in sizes.items() if key == "patch_size"}
+        return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
