@@ -91,13 +91,20 @@ def test_lengths_of_the_vectors_do_not_matter():
     torch.testing.assert_close(negative_cosine(3 * q, 0.2 * other), negative_cosine(q, other))
 
 
-def test_bfloat16_inputs_are_normalised_in_float32():
+@pytest.mark.parametrize("same", [False, True])
+def test_losses_are_computed_in_float32_inside_autocast(same: bool):
     q, other = random(2, 4, 6).bfloat16(), random(4, 6, seed=1).bfloat16()
-    assert info_nce(q, other, 0, TEMPERATURE).dtype == torch.float32
-    torch.testing.assert_close(
-        info_nce(q, other, 0, TEMPERATURE), info_nce(q.float(), other.float(), 0, TEMPERATURE), rtol=1e-6, atol=1e-6
-    )
-    torch.testing.assert_close(cosine_distance(q, other), cosine_distance(q.float(), other.float()))
-    torch.testing.assert_close(negative_cosine(q, other), negative_cosine(q.float(), other.float()))
     targets = torch.softmax(other.float(), dim=1)
-    torch.testing.assert_close(soft_cross_entropy(q, targets), soft_cross_entropy(q.float(), targets))
+    negatives = {"same_MD": random(4, 6, seed=2)} if same else {}
+    losses = {
+        "info_nce": lambda q, x: info_nce(q, x, 0, 0.1, **negatives),
+        "cosine": cosine_distance,
+        "negative cosine": negative_cosine,
+        "cross-entropy": lambda q, x: soft_cross_entropy(q, targets),
+    }
+    for name, loss in losses.items():
+        exact = loss(q.float(), other.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            found = loss(q, other)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, exact), name
