@@ -9,6 +9,7 @@ from pathlib import Path
 from ssl_core import recipes
 from ssl_core.errors import InputError
 from ssl_core.files import as_path, is_local, write_atomically
+from ssl_core.schema.data import scheme_of
 from ssl_core.schema.run import RunConfig
 
 RUNS = Path("strata-runs")
@@ -95,7 +96,7 @@ def absolute_paths(config: RunConfig) -> RunConfig:
     """Workers and later readers of `config.yaml` may run elsewhere: `data` paths become absolute."""
 
     def absolute(path: str) -> str:
-        return path if path.startswith("bundled:") else str(as_path(path).absolute())
+        return str(as_path(path).absolute()) if scheme_of(path) is None else path
 
     def each(paths: str | list[str] | None) -> str | list[str] | None:
         if paths is None:

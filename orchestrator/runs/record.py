@@ -20,7 +20,7 @@ from ssl_core.files import write_atomically
 from ssl_core.training.history import History
 
 if TYPE_CHECKING:
-    from ssl_core.data.sources import Images
+    from ssl_core.data.sources.base import Images
 
 
 def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:

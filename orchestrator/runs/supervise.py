@@ -14,7 +14,7 @@ from ssl_core.schema.run import RunConfig
 
 if TYPE_CHECKING:
     from orchestrator.cluster.connect import WorkerShare
-    from ssl_core.data.sources import Images
+    from ssl_core.data.sources.base import Images
 
 RAY_TRAIN = "ray-train"  # in a run's folder, while it runs: Ray Train's own, of which nothing is needed
 POLL = 0.2  # seconds between looks into the mailbox

@@ -15,7 +15,8 @@ from orchestrator.cluster.connect import WorkerShare
 from orchestrator.runs.display import warn
 from orchestrator.sweeps.file import Sweep
 from orchestrator.sweeps.space import Settings, describe
-from ssl_core.data.sources import Images, open_images
+from ssl_core.data.sources import open_images
+from ssl_core.data.sources.base import Images
 from ssl_core.errors import InputError
 from ssl_core.evaluation.metrics import is_accuracy
 from ssl_core.schema.data import DataConfig

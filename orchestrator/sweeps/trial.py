@@ -28,7 +28,8 @@ from orchestrator.runs.worker import start_loader_server
 from orchestrator.sweeps.file import Sweep
 from orchestrator.sweeps.plan import changeable
 from orchestrator.sweeps.trials import Trial, read_trial
-from ssl_core.data.sources import Images, open_images
+from ssl_core.data.sources import open_images
+from ssl_core.data.sources.base import Images
 from ssl_core.errors import DataError, InputError, TrainingDiverged
 from ssl_core.files import append, copy, remove_tree, write_atomically
 from ssl_core.schema.data import DataConfig

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ssl_core import distributed
 from ssl_core.batch import Batch
 from ssl_core.data.masks import Grid, Mask, MaskDrawer, stack
-from ssl_core.data.sources import BROKEN, Source
+from ssl_core.data.sources.base import BROKEN, Source
 from ssl_core.data.views import centre_view, local_view, random_view, to_channels, to_tensor
 from ssl_core.errors import DataError
 from ssl_core.schema.run import RunConfig

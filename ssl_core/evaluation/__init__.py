@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ssl_core import distributed
 from ssl_core.data.loading import EvalImages, eval_loader, view_pairs
-from ssl_core.data.sources import Images
+from ssl_core.data.sources.base import Images
 from ssl_core.data.views import normalise
 from ssl_core.evaluation import geometry
 from ssl_core.evaluation.knn import knn_predict

@@ -11,7 +11,7 @@ from ssl_core import methods
 from ssl_core.batch import Batch, Masks
 from ssl_core.data.loading import EvalImages
 from ssl_core.data.masks import MaskDrawer, draw
-from ssl_core.data.sources import Source
+from ssl_core.data.sources.base import Source
 from ssl_core.data.views import denormalise, normalise
 from ssl_core.errors import InputError
 from ssl_core.networks.encoder import Encoder

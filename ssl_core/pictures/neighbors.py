@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_core.data.sources import Source
+from ssl_core.data.sources.base import Source
 from ssl_core.errors import InputError
 from ssl_core.pictures.run import neighbor_picture, save_figure, some_images
 from ssl_core.positives.base import Signals, index_options, tau_of

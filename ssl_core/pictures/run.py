@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssl_core.data.sources import BROKEN, Source
+from ssl_core.data.sources.base import BROKEN, Source
 from ssl_core.data.views import to_channels
 from ssl_core.errors import InputError
 from ssl_core.evaluation.metrics import is_accuracy, layers_of

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssl_core import distributed
-from ssl_core.data.sources import Images
+from ssl_core.data.sources.base import Images
 from ssl_core.errors import InputError
 from ssl_core.positives.neighbors.index import NeighborIndex
 from ssl_core.schema.positives import PositivesConfig

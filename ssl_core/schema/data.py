@@ -1,10 +1,17 @@
 """`data`: where the images are, and how they are read."""
 
+import re
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ssl_core.schema.types import Fraction, Section
+
+
+def scheme_of(path: str) -> tuple[str, str] | None:
+    """Scheme and name of a source by name, such as `bundled:digits`; None for a path or a URI."""
+    found = re.fullmatch(r"([a-z][a-z0-9_-]+):(?!//)(.*)", path)
+    return (found[1], found[2]) if found else None
 
 
 class DataConfig(Section):
@@ -28,7 +35,7 @@ class DataConfig(Section):
 
     @property
     def paths(self) -> list[str]:
-        """Where its images are, but for those that come with Strata."""
+        """Where its images are, but for those of sources by name."""
         given = [self.train, self.val] if self.val else [self.train]
         listed = [path for paths in given for path in ([paths] if isinstance(paths, str) else paths)]
-        return [path for path in listed if not path.startswith("bundled:")]
+        return [path for path in listed if scheme_of(path) is None]

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ssl_core import distributed, evaluation, methods
 from ssl_core.batch import Batch
 from ssl_core.data.loading import train_loader
-from ssl_core.data.sources import Images
+from ssl_core.data.sources.base import Images
 from ssl_core.data.views import normalise
 from ssl_core.errors import DataError, InputError, Stopped, TrainingDiverged
 from ssl_core.networks.batch_norm import synchronise_batch_norm

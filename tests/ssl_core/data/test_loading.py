@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_core.data.loading import EpochOrder, read_or_replace, train_loader
-from ssl_core.data.sources import ParquetSource, open_images
+from ssl_core.data.sources import open_images
+from ssl_core.data.sources.parquet import ParquetSource
 from ssl_core.data.views import normalise, to_channels, to_tensor
 from ssl_core.errors import DataError
 from ssl_core.schema.data import DataConfig

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ssl_core.data.sources import DIGITS, Images, Source, open_images
+from ssl_core.data.sources import open_images
+from ssl_core.data.sources.base import Images, Source
+from ssl_core.data.sources.bundled import DIGITS
 from ssl_core.errors import InputError
 from ssl_core.schema.data import DataConfig
 from tests.conftest import make_folder, make_image
