@@ -6,6 +6,8 @@ answers, and adds up the losses.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +82,8 @@ class Method(nn.Module):
             place = Place(student, layers, self.distill, epochs, teacher)
             self.objectives[config.name] = kinds[config.name](config, place)
             self.scales[config.name] = config.weight
+        asked = [see.want for o in self.objectives.values() for see in o.needs() if see.network == "student"]
+        student.freeze_what_does_not_reach(reduce(or_, asked))
         self.norms = nn.ModuleDict()
         if self.hidden_layers and self.distill.per_layer_norm:
             if not student.is_vit:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from ssl_core import distributed
@@ -35,6 +36,16 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return x_hat * self.weight.view(shape) + self.bias.view(shape)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """The same with what timm's `BatchNormAct2d` does behind it: dropping, then an activation."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 def batch_moments(x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over `axes` and over all ranks, with gradient; axes kept as 1.
 
@@ -52,15 +63,11 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     """Replace every BatchNorm below `module` by one over all ranks, weights and names unchanged.
 
     Raises:
-        InputError: a BatchNorm fused with its activation, which cannot be replaced one for one.
+        InputError: a BatchNorm of another kind, which cannot be replaced one for one.
     """
     for name, child in module.named_children():
-        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
-            sync = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
-            sync.load_state_dict(child.state_dict())
-            sync.weight, sync.bias = child.weight, child.bias  # a teacher's stay without gradient
-            sync.train(child.training)
-            setattr(module, name, sync)
+        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d):
+            setattr(module, name, _synchronised(child))
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SyncBatchNorm):
             raise InputError(
                 f"scaling.workers: {type(child).__name__} of this backbone cannot be synchronised; use one worker"
@@ -68,3 +75,13 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
         else:
             synchronise_batch_norm(child)
     return module
+
+
+def _synchronised(norm: nn.modules.batchnorm._BatchNorm) -> SyncBatchNorm:
+    kind = SyncBatchNormAct if isinstance(norm, BatchNormAct2d) else SyncBatchNorm
+    sync = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    for name, child in norm.named_children():
+        setattr(sync, name, child)
+    sync.load_state_dict(norm.state_dict())
+    sync.weight, sync.bias = norm.weight, norm.bias  # a teacher's stay without gradient
+    return sync.train(norm.training)

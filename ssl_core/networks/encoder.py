@@ -138,7 +138,11 @@ class Encoder(nn.Module):
             maps = [stage["num_chs"] for stage in self.model.feature_info]
             self._indices = list(range(len(maps)))[-STAGES:]
             self.widths = maps[-STAGES:]
-        self._freeze_what_no_layer_reaches(config.image_size)
+        self.image_size = config.image_size
+        every = Want(pooled=tuple(range(1, self.depth + 1)))
+        found = self.freeze_what_does_not_reach(every).pooled
+        if [x.shape[1] for x in found.values()] != self.widths:
+            raise InputError(f"backbone.name: {self.name} gives layers of other widths than it says; try a ViT")
 
     @property
     def depth(self) -> int:
@@ -312,34 +316,32 @@ class Encoder(nn.Module):
         normed = self.pooled_norm(self.token_norm(torch.stack(pooled)))
         return dict(zip(tokens, normed.unbind(), strict=True))
 
-    def _freeze_what_no_layer_reaches(self, image_size: int) -> None:
-        """Find by a pass without data, and its gradient, what takes part in no layer.
+    def freeze_what_does_not_reach(self, want: Want) -> Layers:
+        """Find by a pass without data, and its gradient, what takes no part in these layers; what the pass gives.
 
         Raises:
             InputError: the model does not take such images, or does not give its layers.
         """
-        parameters, buffers = (
-            {name: torch.empty_like(x, device="meta").requires_grad_(x.requires_grad) for name, x in named}
-            for named in (self.named_parameters(), self.named_buffers())
-        )
-        images = torch.zeros(2, self.channels, image_size, image_size, device="meta")
+        # A copy without data, so that what a model keeps from a pass is not kept by the real one.
+        bare: dict[int, Tensor] = {id(x): torch.empty_like(x, device="meta") for x in self.buffers()}
+        for x in self.parameters():
+            bare[id(x)] = nn.Parameter(torch.empty_like(x, device="meta"), x.requires_grad)
+        shadow = copy.deepcopy(self, dict(bare))
+        images = torch.zeros(2, self.channels, self.image_size, self.image_size, device="meta")
         with torch.random.fork_rng(devices=[]):
             try:
-                want = Want(pooled=tuple(range(1, self.depth + 1)))
-                found = torch.func.functional_call(self, parameters | buffers, (images, want))
-                sum(x.float().sum() for x in found.pooled.values()).backward()
+                found = shadow(images, want)
+                sum(x.float().sum() for x in (*found.pooled.values(), *found.patches.values())).backward()
             except Exception as error:  # whatever a model of another package raises: it cannot be used
                 why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
                 raise InputError(
-                    f"backbone.name: {self.name} gives no features of its layers for images of {image_size} px "
+                    f"backbone.name: {self.name} gives no features of its layers for images of {self.image_size} px "
                     f"({why}); try another backbone.image_size, or a ViT or a ResNet"
                 ) from error
-        widths = [x.shape[1] for x in found.pooled.values()]
-        if widths != self.widths:
-            raise InputError(f"backbone.name: {self.name} gives layers of other widths than it says; try a ViT")
-        for name, parameter in self.named_parameters():
-            if parameters[name].grad is None:
+        for parameter in self.parameters():
+            if bare[id(parameter)].grad is None:
                 parameter.requires_grad = False
+        return found
 
     def _fix_positions(self) -> None:
         """2-D sin-cos positions, fixed, zero for the class token (MoCo v3)."""
