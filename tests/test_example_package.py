@@ -57,7 +57,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def framework(name: str) -> list[str]:
-    return ["framework=null", f"framework={{name: {name}}}"]
+    return [f"framework.name={name}"]
 
 
 EVERYTHING = ["views.local_crops={count: 2, size: 16}", "positives={kind: adasim, window: 1}", "distill={}"]

@@ -98,6 +98,7 @@ def pretrain(
 
     `strata recipes` lists the recipes, `strata show RECIPE --explain` says what can be set.
     """
+    from orchestrator.runs.display import warn
     from orchestrator.runs.folder import new_run, resumed_run
     from orchestrator.runs.record import pretrain as run_pretraining
     from orchestrator.runs.record import show_summary
@@ -111,6 +112,8 @@ def pretrain(
         run = resumed_run(resume, overrides)
     else:
         run = new_run(recipes.load(recipe or DEFAULT_RECIPE, overrides), output)
+        for remark in recipes.remarks(recipe or DEFAULT_RECIPE, overrides):
+            warn(console, remark)
     distill = f" + hidden self-distillation (α {run.config.distill.alpha:g})" if run.config.distill else ""
     console.print(
         f"[bold]{run.config.name}[/bold]: {run.config.method_name}{distill}, {run.config.backbone.name} "
@@ -228,6 +231,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show a recipe's resolved configuration; what differs from the defaults is marked with *."""
+    from orchestrator.runs.display import warn
     from ssl_core import recipes
     from ssl_core.errors import InputError
     from ssl_core.schema.run import RunConfig
@@ -256,6 +260,8 @@ def show(
         default = str(defaults.get(key, "")) if changed else ""
         table.add_row("*" if changed else "", *row, recipes.describe(config, key) if explain else default)
     console.print(table, highlight=False)
+    for remark in recipes.remarks(recipe or DEFAULT_RECIPE, overrides):
+        warn(console, remark)
 
 
 @app.command()

@@ -79,6 +79,10 @@ class Sweep:
         config = recipes.load(recipe, overrides)
         return absolute_paths(config.model_copy(update={"name": self.config.name, "seed": self.config.seed + repeat}))
 
+    def remarks(self, settings: Settings) -> list[str]:
+        """What is allowed of that, but may not be meant."""
+        return recipes.remarks(*self._overrides(settings))
+
     def recipe_of(self, settings: Settings) -> dict[str, Any]:
         """The same as a recipe: only what differs from the schema's defaults."""
         recipe, overrides = self._overrides(settings)

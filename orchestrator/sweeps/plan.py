@@ -77,6 +77,7 @@ def make_plan(sweep: Sweep) -> Plan:
     for settings in planned if planned is not None and c.searcher.name != "random" else _probes(sweep, planned):
         try:
             config = sweep.run_config(settings)
+            remarks |= dict.fromkeys(sweep.remarks(settings))
             size = max(size, _check(sweep, config, remarks))
         except InputError as error:
             message = _located(sweep, settings, str(error))

@@ -6,11 +6,11 @@ was expected, and the nearest valid key.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -57,7 +57,7 @@ def load(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> RunConf
     Raises:
         InputError: an unknown recipe or key, a value of the wrong type or outside its range.
     """
-    layers, merged = _merge(recipe, overrides)
+    layers, merged, _ = _merge(recipe, overrides)
     try:
         return RunConfig.model_validate(OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
@@ -75,29 +75,113 @@ def merge(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> dict[s
     return OmegaConf.to_container(_merge(recipe, overrides)[1])
 
 
-def _merge(recipe: str | Path, overrides: Sequence[str | Setting]) -> tuple[list[Layer], DictConfig]:
+def remarks(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> list[str]:
+    """What is allowed, but may not be meant: keys that another method's name has dropped.
+
+    Raises:
+        InputError: an unknown recipe.
+    """
+    return _merge(recipe, overrides)[2]
+
+
+def _merge(recipe: str | Path, overrides: Sequence[str | Setting]) -> tuple[list[Layer], DictConfig, list[str]]:
+    """The places that set keys, what they say together, and what got lost on the way."""
     settings = [item if isinstance(item, Setting) else parse_override(item) for item in overrides]
     files = _read(_find(recipe))
-    # Overrides are applied one by one, so that `evaluation.0.every=5` reaches into a recipe's list.
-    merged = OmegaConf.create(reduce(_over, (OmegaConf.to_container(layer.values) for layer in files)))
-    layers = files
-    for setting in settings:
+    dropped: list[str] = []
+    whole: Any = {}
+    for layer in files:
+        ours = isinstance(layer.where, Path) and layer.where.parent == FOLDER  # the bundled ones know what they do
+        whole = _over(whole, OmegaConf.to_container(layer.values), (), [] if ours else dropped)
+    merged, layers = OmegaConf.create(whole), files
+    # Overrides are applied one by one, so that `evaluation.0.every=5` reaches into a recipe's list; names first, for
+    # they start their section anew.
+    for setting in sorted(settings, key=_order):
         values = OmegaConf.create()
         try:
             OmegaConf.update(values, setting.key, setting.value, merge=True, force_add=True)
-            both = isinstance(setting.value, dict) and OmegaConf.is_dict(OmegaConf.select(merged, setting.key))
-            OmegaConf.update(merged, setting.key, setting.value, merge=both)
+            section, value = _section_of(setting)
+            before = OmegaConf.select(merged, section) if section else merged
+            if OmegaConf.is_dict(before) and isinstance(value, dict):
+                path = tuple(section.split("."))
+                value = _over(OmegaConf.to_container(before), value, path, dropped)
+            OmegaConf.update(merged, section, value, merge=False)
         except OmegaConfBaseException as error:
             raise InputError(f"{setting.key}={setting.value}: {str(error).splitlines()[0]}") from error
         layers = [*layers, Layer(setting.where, values)]
-    return layers, merged
+    return layers, merged, dropped
 
 
-def _over(old: Any, new: Any) -> Any:
-    """`new` over `old`: mappings key by key; anything else takes the place of what was there."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return old | {key: _over(old.get(key), value) for key, value in new.items()}
-    return new
+def _section_of(setting: Setting) -> tuple[str, Any]:
+    """Which section a setting is of, and what it says of it: `framework.name=x` is {name: x} of framework."""
+    parent, _, leaf = setting.key.rpartition(".")
+    if parent and _tags().get(_form(parent.split("."))) == leaf:
+        return parent, {leaf: setting.value}
+    return setting.key, setting.value
+
+
+def _order(setting: Setting) -> int:
+    """Names before what else is set, sections before what is in them."""
+    section, value = _section_of(setting)
+    names = isinstance(value, dict) and _tags().get(_form(section.split("."))) in value
+    return section.count(".") if names else len(setting.key)
+
+
+def _over(old: Any, new: Any, path: tuple[str, ...], dropped: list[str]) -> Any:
+    """`new` over `old`: mappings key by key; anything else takes the place of what was there.
+
+    A section that gets another name (`framework.name`, `mask.kind`) starts anew: the other's keys mean other things.
+
+    Args:
+        path: where they are.
+        dropped: gets a sentence for each section that started anew and lost something.
+    """
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    tag = _tags().get(_form(path))
+    if tag in old and tag in new and old[tag] != new[tag]:
+        lost = ", ".join(f"{key}={value}" for key, value in old.items() if key not in new)
+        if lost:
+            dropped.append(f"{'.'.join(path)}.{tag}={new[tag]}: starts anew, without {old[tag]}'s {lost}")
+        return new
+    return old | {key: _over(old.get(key), value, (*path, str(key)), dropped) for key, value in new.items()}
+
+
+def _form(path: Sequence[str]) -> tuple[str, ...]:
+    """A path with `*` for places in lists."""
+    return tuple("*" if part.isdigit() else part for part in path)
+
+
+@cache
+def _tags() -> dict[tuple[str, ...], str]:
+    """The key that names what a section is, for each path at which sections of several kinds may stand."""
+    return dict(_tags_below(RunConfig, ()))
+
+
+def _tags_below(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    for name, field in model.model_fields.items():
+        here = (*path, name)
+        for annotation, place in _parts(field.annotation, here, field.discriminator):
+            if isinstance(annotation, str):
+                yield place, annotation
+            else:
+                yield from _tags_below(annotation, place)
+
+
+def _parts(annotation: Any, path: tuple[str, ...], tag: object = None) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """The sections that an annotation can hold, with their paths; where there are several by name, its key first."""
+    if isinstance(tag, str):
+        yield tag, path
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, path
+    elif get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        yield from _parts(inner, path, next((getattr(item, "discriminator", None) for item in more), None))
+    elif get_origin(annotation) is list:
+        yield from _parts(*get_args(annotation), (*path, "*"))
+    elif get_origin(annotation):
+        for part in get_args(annotation):
+            yield from _parts(part, path)
 
 
 def dump(config: RunConfig) -> str:

@@ -68,12 +68,12 @@ class RunConfig(Section):
         named = self.method_name
         if self.distill is not None and not any(objective.layered for objective in self.all_objectives):
             raise ValueError(
-                f"distill: {named} has no loss for hidden layers; framework.name=bootleg predicts hidden layers"
+                f"distill: {named} has no loss for hidden layers; set distill=null (or framework.name=bootleg)"
             )
         if self.positives.kind != "augment" and self.views_per_image < 2:
-            raise ValueError(f"positives.kind: {named} learns from one view of an image; it takes augment only")
+            raise ValueError(f"positives.kind: {named} learns from one view of an image; set positives.kind=augment")
         if self.views.local_crops is not None and not any(objective.crops for objective in self.all_objectives):
-            raise ValueError(f"views.local_crops: {named} learns from one view of an image; leave it out")
+            raise ValueError(f"views.local_crops: {named} learns from one view of an image; set views.local_crops=null")
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,8 @@ import pytest
 
 from ssl_core import recipes
 from ssl_core.errors import InputError
+from ssl_core.schema.evaluation import LinearConfig
+from ssl_core.schema.objectives import BlockMaskConfig, ObjectiveConfig
 from ssl_core.schema.run import RunConfig
 from ssl_core.schema.types import EveryN
 
@@ -163,3 +165,35 @@ def test_a_key_is_described_as_its_own_framework_means_it():
     two_views, masked = (recipes.load(name, ["data.train=x"]) for name in ("mocov3", "bootleg"))
     assert "cosine" in recipes.describe(two_views, "framework.momentum")
     assert "cosine" not in recipes.describe(masked, "framework.momentum") != ""
+
+
+@pytest.mark.parametrize("name", sorted(ObjectiveConfig.known))
+def test_another_framework_starts_its_section_anew_over_every_recipe(name: str):
+    for recipe in recipes.names():
+        plain = ["data.train=x", "distill=null", "positives=null", "positives={}", "views.local_crops=null"]
+        before = recipes.load(recipe, plain).framework
+        framework = recipes.load(recipe, [*plain, f"framework.name={name}"]).framework
+        assert framework == (before if before.name == name else type(framework)(name=name)), recipe
+
+
+def test_what_another_name_drops_is_said_and_what_is_set_beside_it_stays():
+    words = ["framework.output_dim=512", "framework.name=dino"]
+    for overrides in (words, words[::-1]):
+        assert recipes.load("demo", overrides).framework.output_dim == 512
+        (remark,) = recipes.remarks("demo", overrides)
+        assert remark.startswith("framework.name=dino: starts anew, without mocov3's hidden_dim=512, output_dim=128")
+    assert recipes.remarks("demo", ["framework.name=mocov3", "framework.temperature=0.3"]) == []
+    assert recipes.load("demo", ["framework.name=mocov3"]).framework.temperature == 0.1
+
+
+def test_a_recipe_of_ones_own_says_what_it_drops(tmp_path: Path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: small-bootleg\nframework: {name: ijepa, mask: {kind: random, share: 0.5}}\n")
+    framework = recipes.load(mine, ["data.train=x"]).framework
+    assert (framework.name, framework.mask.share, framework.momentum) == ("ijepa", 0.5, 0.996)
+    (remark,) = recipes.remarks(mine)
+    assert "without bootleg's" in remark
+    kinds = ["framework.mask.kind=blocks", "evaluation.0.kind=linear"]
+    config = recipes.load(mine, ["data.train=x", *kinds])
+    assert config.framework.mask == BlockMaskConfig()
+    assert config.evaluation[0] == LinearConfig()
