@@ -24,6 +24,16 @@ def all_gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_to(x: Tensor, owner: int) -> Tensor | None:
+    """What `all_gather` gives, on one rank alone; None on the others."""
+    if world_size() == 1:
+        return x.detach()
+    x = x.detach().contiguous()
+    parts = [torch.empty_like(x) for _ in range(world_size())] if rank() == owner else None
+    dist.gather(x, parts, dst=owner)
+    return None if parts is None else torch.cat(parts)
+
+
 class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

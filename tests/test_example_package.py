@@ -1,4 +1,4 @@
-"""A package that adds objectives and a source from outside: none of Strata's files knows it."""
+"""A package that adds objectives, an evaluator and a source from outside: none of Strata's files knows it."""
 
 import json
 import os
@@ -33,7 +33,13 @@ if __name__ == "__main__":
     print(json.dumps({name: [losses(words), ranks(losses, words, 2)[0]] for name, words in cases.items()}))
     ranks.close()
 """
-TINY = ["data.train=stripes:64", "data.workers=0", "optim.epochs=2", "optim.batch_size=16", "evaluation=[]"]
+TINY = [
+    "data.train=stripes:64",
+    "data.workers=0",
+    "optim.epochs=2",
+    "optim.batch_size=16",
+    "evaluation=[{kind: norms}]",
+]
 TINY += ["backbone.kwargs.depth=3", "backbone.kwargs.embed_dim=32"]
 
 
@@ -91,6 +97,13 @@ def test_prototypes_with_sinkhorn_take_crops_neighbours_and_hidden_layers(runs: 
     alone, together = runs["swav"]
     assert {"loss/hidden", "positives/gate_open"} <= alone[1].keys()
     assert together[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-3)
+
+
+def test_an_evaluator_measures_every_layer(runs: dict) -> None:
+    alone, together = runs["barlow"]
+    lengths = [alone[1][f"length/layer_{layer:02d}"] for layer in (1, 2, 3)]
+    assert all(length > 0 for length in lengths)
+    assert together[0]["length/last"] == pytest.approx(alone[0]["length/last"], rel=1e-3)
 
 
 def test_masked_tokens_join_dino_in_one_run(runs: dict) -> None:

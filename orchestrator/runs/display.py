@@ -9,25 +9,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from ssl_core.evaluation.metrics import is_accuracy, layers_of
+from ssl_core.evaluation.metrics import by_layer, find, layers_of
+from ssl_core.schema.metric import Metric
 
 SHOWN = 12  # epochs in the live table
-
-COLUMNS = (  # title, metric, format
-    ("epoch", "epoch", "{:.0f}"),
-    ("loss", "loss", "{:.3f}"),
-    ("last", "loss/last", "{:.3f}"),
-    ("hidden", "loss/hidden", "{:.3f}"),
-    ("predictor", "loss/predictor", "{:.2f}"),
-    ("α", "alpha", "{:.2f}"),
-    ("k-NN last", "knn/last", "{:.1%}"),
-    ("k-NN best", "knn/best", "{:.1%}"),
-    ("linear last", "linear/last", "{:.1%}"),
-    ("RankMe", "rankme/last", "{:.1f}"),
-    ("other image", "positives/bootstrap_ratio", "{:.1%}"),
-    ("same class", "positives/same_class", "{:.1%}"),
-    ("images/s", "images_per_second", "{:.0f}"),
-)
 
 Record = Mapping[str, float]
 
@@ -51,8 +36,9 @@ class RunDisplay:
     """
 
     def __init__(self, console: Console, epochs: int, columns: Sequence[str]):
+        """`columns` are names of metrics."""
         self.console, self.epochs = console, epochs
-        self.columns = [column for column in COLUMNS if column[1] in columns]
+        self.columns = [(_heading(name), name, find(name).form) for name in columns]
         self.records: list[Record] = []
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[note]}"), console=console
@@ -116,29 +102,30 @@ class RunDisplay:
         return table
 
 
+def _heading(name: str) -> str:
+    """The title of a metric's column."""
+    metric = find(name)
+    return f"{_short(name, metric)} {name.rpartition('/')[2]}" if metric.per_layer else metric.title
+
+
+def _short(name: str, metric: Metric) -> str:
+    """`k-NN`, or `cars: k-NN` for an evaluator with a name of its own."""
+    own, dot, _ = name.rpartition("/")[0].partition(".") if "/" in name else name.partition(".")
+    return (f"{own}: " if dot else "") + metric.title.removesuffix(" accuracy")
+
+
 def layer_table(before: Record, after: Record) -> Table:
     """Every layer before training and after: accuracies where they were measured, and the label-free signals."""
     table = Table(title="quality by layer, random initialisation → trained", title_justify="left", box=None)
     table.add_column("layer", justify="right")
-    shown = [
-        (title, name, form)
-        for title, name, form in (
-            ("k-NN", "knn", "{:.1%}"),
-            ("linear probe", "linear", "{:.1%}"),
-            ("RankMe", "rankme", "{:.1f}"),
-            ("std", "std", "{:.2f}"),
-            ("alignment", "alignment", "{:.3f}"),
-            ("uniformity", "uniformity", "{:.2f}"),
-        )
-        if layers_of(after, name) and layers_of(before, name)
-    ]
-    for title, _, _ in shown:
-        table.add_column(title, justify="right")
-    for layer in range(len(layers_of(after, shown[0][1])) if shown else 0):
+    shown = {name: metric for name, metric in by_layer(after).items() if name in by_layer(before)}
+    for name, metric in shown.items():
+        table.add_column(_short(name, metric), justify="right")
+    for layer in range(max((len(layers_of(after, name)) for name in shown), default=0)):
         cells = []
-        for _, name, form in shown:
+        for name, metric in shown.items():
             old, new = layers_of(before, name), layers_of(after, name)
-            mark = (" ★" if new[layer] == max(new) else "  ") if is_accuracy(name) else ""
-            cells.append(f"{form.format(old[layer])} → {form.format(new[layer])}{mark}")
+            mark = (" ★" if new[layer] == max(new) else "  ") if metric.is_share else ""
+            cells.append(f"{metric.form.format(old[layer])} → {metric.form.format(new[layer])}{mark}")
         table.add_row(str(layer + 1), *cells)
     return table

@@ -104,4 +104,16 @@ def absolute_paths(config: RunConfig) -> RunConfig:
         return absolute(paths) if isinstance(paths, str) else [absolute(path) for path in paths]
 
     data = config.data.model_copy(update={"train": each(config.data.train), "val": each(config.data.val)})
-    return config.model_copy(update={"data": data})
+    evaluation = [
+        evaluator
+        if evaluator.data is None
+        else evaluator.model_copy(
+            update={
+                "data": evaluator.data.model_copy(
+                    update={"train": each(evaluator.data.train), "val": each(evaluator.data.val)}
+                )
+            }
+        )
+        for evaluator in config.evaluation
+    ]
+    return config.model_copy(update={"data": data, "evaluation": evaluation})

@@ -287,8 +287,10 @@ def check_method(config: RunConfig, images: "Images") -> int:
     import torch
 
     from ssl_core import methods
-    from ssl_core.training.loop import check_images
+    from ssl_core.training.loop import check_best, check_images
 
     check_images(config, images)
     with torch.device("meta"):  # shapes only
-        return methods.build(config).index_dim
+        method = methods.build(config)
+    check_best(config, images, method)
+    return method.index_dim

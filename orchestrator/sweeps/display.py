@@ -13,7 +13,7 @@ from orchestrator.runs.display import duration
 from orchestrator.sweeps.plan import Plan, epochs_of
 from orchestrator.sweeps.space import cell, describe, short
 from orchestrator.sweeps.trials import Score, Trial, ranking
-from ssl_core.evaluation.metrics import is_accuracy
+from ssl_core.evaluation.metrics import is_share
 
 ROWS = 16  # trials in the live table
 STYLES = {"FINISHED": "green", "RUNNING": "bold", "FAILED": "red", "COLLAPSED": "yellow", "STOPPED": "dim"}
@@ -129,4 +129,4 @@ def form(metric: str, value: float | None) -> str:
     """A metric's value: accuracies in per cent."""
     if value is None:
         return ""
-    return f"{value:.1%}" if is_accuracy(metric) else f"{value:.4g}"
+    return f"{value:.1%}" if is_share(metric) else f"{value:.4g}"

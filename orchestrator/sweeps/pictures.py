@@ -18,7 +18,7 @@ from orchestrator.sweeps.importance import Importance, comparable
 from orchestrator.sweeps.published import CURVES
 from orchestrator.sweeps.space import Dimension, SweepConfig, cell, describe, label, short
 from orchestrator.sweeps.trials import Score, Trial, pareto_front
-from ssl_core.evaluation.metrics import is_accuracy
+from ssl_core.evaluation.metrics import is_share
 from ssl_core.pictures.run import save_figure
 
 SHOWN = 10  # settings whose curves have a colour
@@ -66,11 +66,11 @@ class SweepPictures:
         return found
 
     def _scaled(self, value: float) -> float:
-        return 100 * value if is_accuracy(self.metric) else value
+        return 100 * value if is_share(self.metric) else value
 
     @property
     def _unit(self) -> str:
-        return f"{self.metric} (%)" if is_accuracy(self.metric) else self.metric
+        return f"{self.metric} (%)" if is_share(self.metric) else self.metric
 
     def _measured(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.value(self.metric) is not None]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -18,9 +18,12 @@ from orchestrator.sweeps.space import Settings, describe
 from ssl_core.data.sources import open_images
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import InputError
-from ssl_core.evaluation.metrics import is_accuracy
+from ssl_core.evaluation.metrics import check_compared
 from ssl_core.schema.data import DataConfig
 from ssl_core.schema.run import RunConfig
+
+if TYPE_CHECKING:
+    from ssl_core.methods import Method
 
 PROBED = 32  # settings at random that are checked where there is no list of all
 TOLD = 8  # errors that are told at once
@@ -187,11 +190,13 @@ def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
         raise InputError(f"scaling.workers: {list(config.scaling.workers)}: a trial has a fixed number of them")
     images = _images(config.data.model_dump_json())
     check_images(config, images)
-    depth, size = _build(config)
-    names = metric_names(config, images, depth)
-    for metric in sweep.config.metric:
-        if metric not in names:
-            raise InputError(f"{sweep.where('metric')}: {_missing(metric, names, images)}")
+    method, size = _build(config)
+    names = metric_names(config, images, method)
+    for metric, mode in zip(sweep.config.metric, sweep.config.mode, strict=True):
+        found = check_compared(f"{sweep.where('metric')}: metric", metric, names, images.labelled)
+        if (mode == "max") != found.higher:
+            better = "higher" if found.higher else "lower"
+            remarks[f"mode={mode}: {better} {metric} is better, and this looks for the opposite"] = None
     for remark in remarks_on(config):
         remarks[remark] = None
     if sweep.config.scheduler.grace > config.optim.epochs:
@@ -202,27 +207,14 @@ def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
     return size
 
 
-def _missing(metric: str, names: set[str], images: Images) -> str:
-    import difflib
-
-    if is_accuracy(metric) and not images.labelled:
-        return (
-            f"metric: {metric} needs labels on data.train and data.val; without them take one that needs none, "
-            f"such as rankme/last"
-        )
-    near = difflib.get_close_matches(metric, names, 1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
-    return f"metric: {metric} is not logged by these runs; {hint}"
-
-
 @lru_cache(maxsize=8)
 def _images(data: str) -> Images:
     """The images of a `data` section, as JSON: most trials share them."""
     return open_images(DataConfig.model_validate_json(data))
 
 
-def _build(config: RunConfig) -> tuple[int, int]:
-    """Layers of the backbone, and bytes of a checkpoint; settings that change no shape cost nothing."""
+def _build(config: RunConfig) -> tuple["Method", int]:
+    """The method without its weights, and bytes of a checkpoint; settings that change no shape cost nothing."""
     same: dict[str, Any] = {"seed": 0}
     if config.distill is not None:
         same["distill"] = config.distill.model_copy(update={"alpha": 1.0, "beta": 1.0})
@@ -232,7 +224,7 @@ def _build(config: RunConfig) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def _build_once(config: str) -> tuple[int, int]:
+def _build_once(config: str) -> tuple["Method", int]:
     import torch
 
     from ssl_core import methods
@@ -241,7 +233,7 @@ def _build_once(config: str) -> tuple[int, int]:
         method = methods.build(RunConfig.model_validate_json(config))
     weights = sum(tensor.numel() for tensor in method.state_dict().values())
     trained = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
-    return method.encoder.depth, 4 * (weights + 2 * trained)
+    return method, 4 * (weights + 2 * trained)
 
 
 def _located(sweep: Sweep, settings: Settings, message: str) -> str:

@@ -19,7 +19,7 @@ from orchestrator.sweeps.pictures import SweepPictures
 from orchestrator.sweeps.published import CURVES
 from orchestrator.sweeps.space import cell, describe, label, short
 from orchestrator.sweeps.trials import Score, Trial, difference, pareto_front, ranking, read_trials, seconds_of
-from ssl_core.evaluation.metrics import is_accuracy
+from ssl_core.evaluation.metrics import is_share
 from ssl_core.files import write_atomically
 
 BEST_FILE, REPORT_FILE = "best.yaml", "report.html"
@@ -78,8 +78,8 @@ class Report:
 
     def _lead(self) -> str:
         lead, half = difference(self.best, self.scores[1])
-        form = "{:.1f}" if is_accuracy(self.metric) else "{:.2g}"
-        scale, unit = (100, " points") if is_accuracy(self.metric) else (1, "")
+        form = "{:.1f}" if is_share(self.metric) else "{:.2g}"
+        scale, unit = (100, " points") if is_share(self.metric) else (1, "")
         by = form.format(scale * abs(lead))
         if half is None:
             return f"it leads the next by {by}{unit}; one seed says nothing about noise: repeats=3 would"
@@ -91,7 +91,7 @@ class Report:
         if half is None:
             return form(self.metric, score.mean)
         seeds = f"({len(score.values)} seeds)"
-        if is_accuracy(self.metric):
+        if is_share(self.metric):
             return f"{100 * score.mean:.1f} ± {100 * half:.1f} % {seeds}"
         return f"{score.mean:.4g} ± {half:.2g} {seeds}"
 
@@ -144,7 +144,7 @@ class Report:
     def _against(self, score: Score, base: Score) -> str:
         """The difference from `base`, paired by seed."""
         mean, half = difference(score, base)
-        if is_accuracy(self.metric):
+        if is_share(self.metric):
             return f"{100 * mean:+.1f}" + (f" ± {100 * half:.1f}" if half is not None else "")
         return f"{mean:+.2g}" + (f" ± {half:.2g}" if half is not None else "")
 

@@ -1,8 +1,34 @@
-"""Signals of a representation that need no labels: pure functions of features."""
+"""Signals of a representation that need no labels."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ssl_core.evaluation.base import Evaluator
+from ssl_core.evaluation.features import Context
+from ssl_core.schema.evaluation import GeometryConfig
+
+
+class Geometry(Evaluator[GeometryConfig]):
+    """All of them, of val, or of train where there is none."""
+
+    def __init__(self, config: GeometryConfig, context: Context):
+        super().__init__(config, context)
+        split = "train" if context.images.val is None else "val"
+        _, self.features = context.features(split, config.max_images)
+        self.pairs = context.pairs(split, config.max_images)
+
+    def measure(self, layer: int) -> dict[str, float]:
+        features, pair = (x[layer].to(self.context.device) for x in (self.features, self.pairs))
+        aligned, uniform = alignment(*pair), uniformity(features)
+        return {
+            "std": feature_std(features),
+            "rankme": rankme(features),
+            "alignment": aligned,
+            "uniformity": uniform,
+            "uniformity_ratio": -uniform / max(aligned, 1e-12),
+            "alignment_ratio": negative_alignment(features) / max(aligned, 1e-12),
+        }
 
 
 def feature_std(features: Tensor) -> float:

@@ -4,9 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_core.evaluation.base import Classifies
+from ssl_core.schema.evaluation import KnnConfig
 from ssl_core.search import top_k
 
 QUERIES = 4096  # at once; bounds memory
+
+
+class Knn(Classifies[KnnConfig]):
+    def measure(self, layer: int) -> dict[str, float]:
+        return {"knn": self.accuracy(layer, knn_predict, self.config.k, self.config.temperature)}
 
 
 def knn_predict(

@@ -4,8 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_core.evaluation.base import Classifies
+from ssl_core.schema.evaluation import LinearConfig
+
 STEPS = 200  # of L-BFGS, at most
 SMALLEST = 1e-6  # deviation of a feature that says nothing
+
+
+class LinearProbe(Classifies[LinearConfig]):
+    def measure(self, layer: int) -> dict[str, float]:
+        return {"linear": self.accuracy(layer, linear_predict, self.config.l2)}
 
 
 def linear_predict(queries: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, l2: float = 1e-3) -> Tensor:

@@ -1,17 +1,109 @@
-"""What a metric is called, and how its values by layer are found in a record."""
+"""The one table of metrics: display, report, sweeps, checkpoints, pictures and documents read it."""
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from ssl_core.schema.evaluation import ACCURACIES
+from ssl_core.errors import InputError
+from ssl_core.schema.evaluation import EvaluatorConfig
+from ssl_core.schema.metric import Metric
+
+RUN = (
+    Metric("epoch", "epoch", None, "{:.0f}", meaning="epochs done; 0 is the untrained network"),
+    Metric("loss", "loss", False, "{:.3f}", meaning="what is minimised, the mean over the epoch's steps"),
+    Metric("loss/last", "last", False, "{:.3f}", meaning="the loss of the last layer alone"),
+    Metric("loss/hidden", "hidden", False, "{:.3f}", meaning="mean of the hidden layers' losses (SDSSL)"),
+    Metric("loss/predictor", "predictor", False, "{:.2f}", meaning="sum of the predictors' own losses (SDSSL Eq. 6)"),
+    Metric("alpha", "α", None, "{:.2f}", meaning="weight of the hidden layers' loss, as it rises"),
+    Metric("lr", "lr", None, "{:.2e}", meaning="learning rate, the mean over steps"),
+    Metric("weight_decay", "weight decay", None, "{:.2e}", meaning="as scheduled, the mean over steps"),
+    Metric("momentum", "momentum", None, "{:.4f}", meaning="of the EMA teacher"),
+    Metric("grad_norm", "gradient", None, "{:.2f}", meaning="norm of the whole gradient before clipping"),
+    Metric("images_per_second", "images/s", True, "{:.0f}", meaning="training alone, over all workers"),
+    Metric("data_wait", "data wait", False, "{:.1%}", meaning="share of the time that a step waited for images"),
+    Metric("broken_images", "broken", False, "{:.0f}", meaning="images that could not be decoded so far"),
+    Metric("positives/bootstrap_ratio", "other image", None, "{:.1%}", meaning="pairs that are of two images"),
+    Metric("positives/same_class", "same class", True, "{:.1%}", True, meaning="of those pairs, of one class"),
+    Metric("positives/gate_open", "gate open", None, "{:.1%}", meaning="images whose partner is drawn (AdaSim)"),
+    Metric("positives/nn_top1", "first neighbour", True, "{:.1%}", True, meaning="first of a list, of the class"),
+    Metric("positives/nn_top2", "second neighbour", True, "{:.1%}", True, meaning="second of a list, of the class"),
+    Metric("positives/self_similarity", "similarity to itself", None, "{:.3f}", meaning="to its feature an epoch ago"),
+    Metric("positives/spread", "spread", None, "{:.4f}", meaning="deviation of the similarities in a list"),
+    Metric("positives/recall", "recall", True, "{:.1%}", meaning="exact neighbours that an approximate search found"),
+)
 
 
-def is_accuracy(metric: str) -> bool:
+def table() -> dict[str, Metric]:
+    """All metrics by name: those of a run, and those of every evaluator that is known."""
+    evaluators = (metric for kind in EvaluatorConfig.known.values() for metric in kind.metrics)
+    return {metric.name: metric for metric in (*RUN, *evaluators)}
+
+
+def by_layer(record: Mapping[str, float]) -> dict[str, Metric]:
+    """The metrics of which a record has a value for every layer, by name, but for derived ones."""
+    names = [key.removesuffix("/layer_01") for key in record if key.endswith("/layer_01")]
+    order = list(table())
+    found = {name: find(f"{name}/last") for name in names}
+    shown = {name: metric for name, metric in found.items() if metric is not None and not metric.derived}
+    return dict(sorted(shown.items(), key=lambda item: order.index(item[1].name)))
+
+
+def find(name: str) -> Metric | None:
+    """What is known of a metric by the name that it is logged under; None for none that could be logged.
+
+    `knn/last`, `cars.knn/layer_03` and `loss/target_06` are `knn`, `knn` and a loss.
+    """
+    known = table()
+    if name in known and not known[name].per_layer:
+        return known[name]
+    layered = re.fullmatch(r"(?:[A-Za-z0-9_-]+\.)?(\w+)/(?:last|best|layer_\d+)", name)
+    if layered and layered[1] in known and known[layered[1]].per_layer:
+        return known[layered[1]]
+    if name.startswith("loss/"):
+        return Metric(name, name.removeprefix("loss/"), False, known["loss"].form)
+    return None
+
+
+def is_share(name: str) -> bool:
     """Whether a metric is shown in per cent."""
-    return metric.split("/")[0] in ACCURACIES
+    metric = find(name)
+    return metric is not None and metric.is_share
 
 
 def layers_of(record: Mapping[str, float], name: str) -> list[float]:
     """The values of `name` for every layer, first to last."""
     keys = sorted(key for key in record if re.fullmatch(rf"{re.escape(name)}/layer_\d+", key))
     return [record[key] for key in keys]
+
+
+def names_by_layer(evaluators: Sequence[EvaluatorConfig], depth: int) -> list[str]:
+    """What evaluators log of a network with `depth` layers."""
+    places = ["last", "best", *(f"layer_{layer:02d}" for layer in range(1, depth + 1))]
+    measured = (evaluator.named(metric.name) for evaluator in evaluators for metric in evaluator.metrics)
+    return [f"{name}/{place}" for name in dict.fromkeys(measured) for place in places]
+
+
+def check_compared(key: str, name: str, logged: Collection[str], labelled: bool) -> Metric:
+    """What runs can be compared by: a metric that they log, of which higher or lower is better.
+
+    Args:
+        key: that names it, for errors.
+        logged: names of what they log.
+        labelled: whether there are labels.
+
+    Raises:
+        InputError: it is none, with the nearest that is.
+    """
+    metric = find(name)
+    if metric is not None and metric.needs_labels and not labelled:
+        raise InputError(
+            f"{key}: {name} needs labels on data.train and data.val; without them take one that needs none, such as "
+            "rankme/last"
+        )
+    if name not in logged:
+        near = difflib.get_close_matches(name, logged, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(logged))}"
+        raise InputError(f"{key}: {name} is not logged by these runs; {hint}")
+    if metric is None or metric.higher is None:
+        raise InputError(f"{key}: neither a high nor a low {name} is better; take another, such as knn/last or loss")
+    return metric

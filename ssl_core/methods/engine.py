@@ -169,6 +169,15 @@ class Method(nn.Module):
             for name, needs in asked.items()
         }
 
+    def part_names(self) -> list[str]:
+        """What `StepOutput.parts` names: metrics that a run of this method logs."""
+        names, single = ["loss"], len(self.objectives) == 1
+        for name, objective in self.objectives.items():
+            _, parts = self.weigh(objective, torch.zeros(len(objective.layers)), 0.0)
+            names += [f"loss/{part}" if single else f"loss/{name}/{part}" for part in parts]
+            names += [] if single else [f"loss/{name}"]
+        return names if self.distill is None else [*names, "alpha"]
+
     def layer_features(self, images: Tensor) -> list[Tensor]:
         """Features of every layer of the encoder for `images` (B, C, H, W): a list of (B, widths[l])."""
         layers = tuple(range(1, self.encoder.depth + 1))

@@ -14,31 +14,33 @@ from matplotlib.figure import Figure
 from ssl_core.data.sources.base import BROKEN, Source
 from ssl_core.data.views import to_channels
 from ssl_core.errors import InputError
-from ssl_core.evaluation.metrics import is_accuracy, layers_of
+from ssl_core.evaluation.metrics import by_layer, find, layers_of
 from ssl_core.files import write_atomically
 
 Record = Mapping[str, float]
 PICTURE_COLUMNS, TILE = 10, 128  # of a picture of neighbours: how many; pixels of each
 SHOWN = 8  # images of a picture that nobody chose
-SIGNALS = ("knn", "linear", "rankme", "std", "alignment", "uniformity")
-TITLES = {"knn": "k-NN accuracy", "linear": "linear probe", "rankme": "RankMe", "std": "feature deviation"}
 
 
 def draw_plots(history: Sequence[Record], folder: Path) -> list[Path]:
     """All pictures that the history gives, as PNG files in `folder`."""
     trained = [record for record in history if "loss" in record]
-    evaluated = [record for record in history if any(layers_of(record, name) for name in SIGNALS)]
+    evaluated = [record for record in history if by_layer(record)]
     figures = {}
     if trained:
         figures["loss"] = _loss_and_schedules(trained)
-    for name in ("knn", "linear", "rankme"):
-        if evaluated and layers_of(evaluated[-1], name):
+    for name, metric in by_layer(evaluated[-1]).items() if evaluated else ():
+        if metric.higher:
             figures[f"{name}_by_layer"] = _heat_map([r for r in evaluated if layers_of(r, name)], name)
     if any(name.startswith("positives/") for record in trained for name in record):
         figures["positives"] = _positives(trained)
     if len(evaluated) > 1:
         figures["before_after"] = _before_after(evaluated[0], evaluated[-1])
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def _title(name: str) -> str:
+    return f"{name.partition('.')[0]}: {find(f'{name}/last').title}" if "." in name else find(f"{name}/last").title
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -101,30 +103,30 @@ def _heat_map(records: Sequence[Record], name: str) -> Figure:
     figure, axis = plt.subplots(
         figsize=(max(5, 1.5 + 0.6 * columns), max(3, 1.4 + 0.32 * layers)), layout="constrained"
     )
-    shown = 100 * values if is_accuracy(name) else values
+    shown = 100 * values if find(f"{name}/last").is_share else values
     picture = axis.imshow(shown, aspect="auto", origin="lower", cmap="viridis")
     axis.set_yticks(range(layers), [str(layer + 1) for layer in range(layers)])
     step = max(1, columns // 16)
     axis.set_xticks(range(0, columns, step), [f"{record['epoch']:.0f}" for record in records][::step])
-    axis.set(title=f"{TITLES[name]} by layer over epochs", xlabel="epoch", ylabel="layer")
+    axis.set(title=f"{_title(name)} by layer over epochs", xlabel="epoch", ylabel="layer")
     if values.size <= 200:
         middle = (shown.min() + shown.max()) / 2
         for (layer, column), value in np.ndenumerate(shown):
             colour = "black" if value > middle else "white"
             axis.text(column, layer, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(picture, label="%" if is_accuracy(name) else None)
+    figure.colorbar(picture, label="%" if find(f"{name}/last").is_share else None)
     return figure
 
 
 def _before_after(before: Record, after: Record) -> Figure:
-    names = [name for name in SIGNALS if layers_of(before, name) and layers_of(after, name)]
+    names = [name for name in by_layer(after) if name in by_layer(before)]
     figure, axes = plt.subplots(1, len(names), figsize=(3.0 * len(names), 3.2), layout="constrained", squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         layers = range(1, len(layers_of(after, name)) + 1)
-        scale = 100 if is_accuracy(name) else 1
+        scale = 100 if find(f"{name}/last").is_share else 1
         axis.plot(layers, [scale * v for v in layers_of(before, name)], "o--", color="0.6", label="random init")
         axis.plot(layers, [scale * v for v in layers_of(after, name)], "o-", label=f"epoch {after['epoch']:.0f}")
-        axis.set(title=TITLES.get(name, name) + (" (%)" if is_accuracy(name) else ""), xlabel="layer")
+        axis.set(title=_title(name) + (" (%)" if find(f"{name}/last").is_share else ""), xlabel="layer")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
     return figure

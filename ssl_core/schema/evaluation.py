@@ -1,10 +1,19 @@
 """`evaluation`: what is measured of every layer, and how often."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from ssl_core.schema.metric import Metric
 from ssl_core.schema.registry import Registered
+from ssl_core.schema.types import Section
+
+
+class EvaluationDataConfig(Section):
+    """Images that an evaluator looks at instead of the run's own; read as `data` says."""
+
+    train: str | list[str] = Field(description="the bank that k-NN looks in and probes are fitted to")
+    val: str | list[str] | None = Field(None, description="what is classified")
 
 
 class EvaluatorConfig(Registered):
@@ -14,10 +23,29 @@ class EvaluatorConfig(Registered):
     group: ClassVar[str] = "strata.evaluators"
     known: ClassVar[dict[str, type[Registered]]] = {}
 
+    metrics: ClassVar[tuple[Metric, ...]]
+    """What it measures of every layer."""
+
     every: PositiveInt = Field(1, description="epochs; the first and the last evaluation always take place")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
+        None, description="before its metrics' names, NAME.knn/last; default: none. Two of one kind need different ones"
+    )
+    data: EvaluationDataConfig | None = Field(None, description="other images than the run's own: {train: …, val: …}")
+
+    @property
+    def needs_labels(self) -> bool:
+        return any(metric.needs_labels for metric in self.metrics)
+
+    def named(self, metric: str) -> str:
+        """What one of its metrics is called in a run."""
+        return metric if self.name is None else f"{self.name}.{metric}"
 
 
-class KnnConfig(EvaluatorConfig, implementation="ssl_core.evaluation:_knn"):
+class KnnConfig(EvaluatorConfig, implementation="ssl_core.evaluation.knn:Knn"):
+    metrics: ClassVar = (
+        Metric("knn", "k-NN accuracy", True, "{:.1%}", True, True, "share of val classified rightly by its k nearest"),
+    )
+
     kind: Literal["knn"] = "knn"
     k: PositiveInt = 20
     temperature: PositiveFloat = 0.07
@@ -25,8 +53,12 @@ class KnnConfig(EvaluatorConfig, implementation="ssl_core.evaluation:_knn"):
     max_val: PositiveInt = Field(50_000, description="images of val that are classified")
 
 
-class LinearConfig(EvaluatorConfig, implementation="ssl_core.evaluation:_linear"):
+class LinearConfig(EvaluatorConfig, implementation="ssl_core.evaluation.linear:LinearProbe"):
     """A linear probe: logistic regression on each layer's frozen features."""
+
+    metrics: ClassVar = (
+        Metric("linear", "linear probe", True, "{:.1%}", True, True, "share of val classified rightly by a linear map"),
+    )
 
     kind: Literal["linear"] = "linear"
     every: PositiveInt = Field(10, description="epochs; it costs more than k-NN, most of all with many classes")
@@ -35,12 +67,19 @@ class LinearConfig(EvaluatorConfig, implementation="ssl_core.evaluation:_linear"
     max_val: PositiveInt = Field(50_000, description="images of val that are classified")
 
 
-class GeometryConfig(EvaluatorConfig, implementation="ssl_core.evaluation:_geometry"):
+class GeometryConfig(EvaluatorConfig, implementation="ssl_core.evaluation.geometry:Geometry"):
     """Signals that need no labels: std, RankMe, alignment, uniformity and their ratios (SDSSL Sec. 4.4)."""
+
+    metrics: ClassVar = (
+        Metric("std", "std", True, "{:.2f}", False, True, "deviation of unit features × √D: 1 is even, 0 collapsed"),
+        Metric("rankme", "RankMe", True, "{:.1f}", False, True, "effective number of directions that features fill"),
+        Metric("alignment", "alignment", False, "{:.3f}", False, True, "squared distance of two views of an image"),
+        Metric("uniformity", "uniformity", False, "{:.2f}", False, True, "how evenly features fill the sphere"),
+        Metric("uniformity_ratio", "uniformity ratio", True, "{:.2f}", False, True, "−uniformity ÷ alignment", True),
+        Metric(
+            "alignment_ratio", "alignment ratio", True, "{:.2f}", False, True, "distance of images ÷ of views", True
+        ),
+    )
 
     kind: Literal["geometry"] = "geometry"
     max_images: PositiveInt = Field(2048, description="from val, or from train where there is none")
-
-
-ACCURACIES = ("knn", "linear")
-"""Evaluators that need labels; so are their metrics called."""

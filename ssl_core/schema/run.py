@@ -77,6 +77,13 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _tells_evaluators_apart(self) -> "RunConfig":
+        kinds = [(evaluator.kind, evaluator.name) for evaluator in self.evaluation]
+        if doubled := [kind for kind in kinds if kinds.count(kind) > 1]:
+            raise ValueError(f"evaluation: {doubled[0][0]} is there twice under one name; give one of them a name")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         compares = next((objective for objective in self.all_objectives if objective.views > 1), None)
         if self.positives.searches and self.positives.cache.feature == "projector" and not compares.embeds:

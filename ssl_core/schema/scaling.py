@@ -40,4 +40,4 @@ class CheckpointConfig(Section):
     every_epochs: PositiveInt = 1
     every_steps: PositiveInt | None = Field(None, description="within an epoch too; default: after epochs only")
     keep: PositiveInt = Field(2, description="newest checkpoints to keep, beside the best")
-    best: str = Field("knn/last", description="the metric whose highest value marks the best checkpoint")
+    best: str = Field("knn/last", description="the metric whose best value, high or low, marks the best checkpoint")

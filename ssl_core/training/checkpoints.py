@@ -20,6 +20,7 @@ from torch import nn
 
 from ssl_core import distributed
 from ssl_core.errors import InputError
+from ssl_core.evaluation.metrics import find
 from ssl_core.files import remove, sha256, write_atomically
 from ssl_core.positives.neighbors.files import drop_later, needed_files
 from ssl_core.schema.run import RunConfig
@@ -32,7 +33,7 @@ class CheckpointStore:
     def __init__(self, output: Path, config: RunConfig):
         self.folder, self.neighbors = output / "checkpoints", output / "neighbors"
         self.model_file = output / "model.safetensors"
-        self.config, self._window = config.checkpoint, config.positives.window
+        self.config, self._window, self._last = config.checkpoint, config.positives.window, config.optim.epochs
         self._sums: dict[Path, str] = {}  # of files that never change
 
     def paths(self) -> list[Path]:
@@ -119,10 +120,18 @@ class CheckpointStore:
             raise InputError(f"{path}: refused, for it holds more than tensors and plain values: {error}") from error
 
     def best_epoch(self, history: list[dict[str, float]]) -> int:
-        """The checkpointed epoch whose `checkpoint.best` metric is highest; −1 if it was never measured."""
+        """The checkpointed epoch whose `checkpoint.best` metric is best; −1 if it was never measured."""
         name, every = self.config.best, self.config.every_epochs
-        measured = [r for r in history if name in r and r["epoch"] > 0 and r["epoch"] % every == 0]
-        return int(max(measured, key=lambda record: record[name])["epoch"]) if measured else -1
+        measured = [
+            record
+            for record in history
+            if name in record
+            and record["epoch"] > 0
+            and (record["epoch"] % every == 0 or record["epoch"] == self._last)
+        ]
+        metric = find(name)
+        pick = min if metric is not None and metric.higher is False else max
+        return int(pick(measured, key=lambda record: record[name])["epoch"]) if measured else -1
 
     def _neighbors_of(self, path: Path) -> list[Path]:
         return needed_files(self.neighbors, *_position(path), self._window)

@@ -14,12 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ssl_core import distributed, evaluation, methods
+from ssl_core import distributed, methods
 from ssl_core.batch import Batch
 from ssl_core.data.loading import train_loader
 from ssl_core.data.sources.base import Images
 from ssl_core.data.views import normalise
 from ssl_core.errors import DataError, InputError, Stopped, TrainingDiverged
+from ssl_core.evaluation.base import check as check_evaluation
+from ssl_core.evaluation.base import collapse, due, evaluate
+from ssl_core.evaluation.features import Context
+from ssl_core.evaluation.metrics import check_compared, names_by_layer
+from ssl_core.methods import Method
 from ssl_core.networks.batch_norm import synchronise_batch_norm
 from ssl_core.networks.create import write_out_attention
 from ssl_core.positives import base as positives
@@ -211,15 +216,22 @@ class Pretraining:
 
     def evaluate(self, epoch: int) -> Record:
         """The figures that the configuration asks for at this epoch."""
-        evaluators = evaluation.due(self.config, self.images, epoch)
+        evaluators = due(self.config, self.images, epoch)
         if not evaluators:
             return {}
-        self.method.encoder.eval()
-        context = evaluation.Context(
-            self._layer_features, self.images, self.config, self.device, self.loaders, broken=self._met_broken
+        encoder = self.method.encoder
+        encoder.eval()
+        context = Context(
+            self._layer_features,
+            encoder.depth,
+            self.images,
+            self.config,
+            self.device,
+            self.loaders,
+            broken=self._met_broken,
         )
-        metrics = evaluation.evaluate(evaluators, context)
-        self.method.encoder.train()
+        metrics = evaluate(evaluators, context)
+        encoder.train()
         return metrics
 
     def _layer_features(self, images: Tensor) -> list[Tensor]:
@@ -339,7 +351,7 @@ class Pretraining:
         if distributed.rank() == 0:
             if new:
                 reporter.on_warning(self._describe_broken(sorted(new)))
-            if (collapsed := evaluation.collapse(record)) and self.epoch > 0:
+            if (collapsed := collapse(record)) and self.epoch > 0:
                 reporter.on_warning(f"epoch {self.epoch}: {collapsed}")
         self._check_broken()
         reporter.on_epoch(record, self.state_dict)
@@ -373,17 +385,37 @@ def _mean_of(parts: list[dict[str, Any]]) -> _Running:
     return running
 
 
-def metric_names(config: RunConfig, images: Images, depth: int) -> set[str]:
-    """The metrics that a run logs at the end of its last epoch, on a backbone with `depth` layers."""
-    names = {"epoch", "loss", "loss/last", "alpha", "lr", "weight_decay", "grad_norm", "images_per_second", "data_wait"}
-    names |= {"broken_images", *evaluation.metric_names(config, images, depth)}
+def metric_names(config: RunConfig, images: Images, method: Method) -> set[str]:
+    """The metrics that a run logs, at the latest after its last epoch.
+
+    `positives/same_class` is there where a pair of two images was drawn.
+    """
+    names = {*method.part_names(), "epoch", "lr", "weight_decay", "grad_norm", "images_per_second", "data_wait"}
+    names |= {"broken_images", *names_by_layer(due(config, images, 0), method.encoder.depth)}
+    if method.teacher is not None and method.teacher.follows:
+        names.add("momentum")
     if config.positives.kind != "augment":
         names.add("positives/bootstrap_ratio")
+        if images.train.labels is not None:
+            names.add("positives/same_class")
     if config.positives.searches:
         names |= {f"positives/{name}" for name in ("gate_open", "self_similarity", "spread")}
+        if config.positives.search == "ivf":
+            names.add("positives/recall")
         if images.train.labels is not None:
             names |= {"positives/nn_top1", "positives/nn_top2"}
     return names
+
+
+def check_best(config: RunConfig, images: Images, method: Method) -> None:
+    """Whether `checkpoint.best` is a metric that says which checkpoint is better.
+
+    Raises:
+        InputError: it is not logged, or has no direction.
+    """
+    default = type(config.checkpoint).model_fields["best"].default
+    if config.checkpoint.best != default:  # which some runs do not log; then no checkpoint is the best
+        check_compared("checkpoint.best", config.checkpoint.best, metric_names(config, images, method), images.labelled)
 
 
 def check_images(config: RunConfig, images: Images) -> None:
@@ -397,3 +429,4 @@ def check_images(config: RunConfig, images: Images) -> None:
             f"optim.batch_size: {config.optim.batch_size} is more than the {len(images.train)} images of data.train"
         )
     positives.check(config, images)
+    check_evaluation(config, images)

@@ -4,6 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from ssl_core.schema.evaluation import EvaluatorConfig
+from ssl_core.schema.metric import Metric
 from ssl_core.schema.objectives import FrameworkBase, ObjectiveConfig, RandomMaskConfig
 from ssl_core.schema.types import Fraction
 
@@ -37,3 +39,12 @@ class IBOTLikeConfig(ObjectiveConfig, implementation="strata_example.ibot_like:I
     output_dim: PositiveInt = Field(32, description="number of prototypes")
     mask: RandomMaskConfig = Field(default_factory=lambda: RandomMaskConfig(share=0.4))
     momentum: Fraction = Field(0.99, description="of the EMA teacher")
+
+
+class NormsConfig(EvaluatorConfig, implementation="strata_example.norms:Norms"):
+    """How long features are."""
+
+    metrics: ClassVar = (Metric("length", "length of features", None, "{:.2f}", per_layer=True),)
+
+    kind: Literal["norms"] = "norms"
+    max_images: PositiveInt = 256

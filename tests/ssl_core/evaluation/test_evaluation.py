@@ -9,9 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from ssl_core import evaluation, search
+from ssl_core import search
 from ssl_core.data.sources import open_images
 from ssl_core.evaluation import geometry
+from ssl_core.evaluation.base import collapse, due
 from ssl_core.evaluation.knn import knn_predict
 from ssl_core.evaluation.linear import linear_predict
 from ssl_core.schema.run import RunConfig
@@ -123,9 +124,9 @@ def test_collapse_is_named_and_a_healthy_layer_is_not():
     line = random(50, 1) @ random(1, 16, seed=1)
     for features, words in ((point, "nearly the same"), (line, "one direction"), (random(50, 16), None)):
         metrics = {"std/last": geometry.feature_std(features), "rankme/last": geometry.rankme(features)}
-        sentence = evaluation.collapse(metrics)
+        sentence = collapse(metrics)
         assert sentence is None if words is None else words in sentence
-    assert evaluation.collapse({}) is None
+    assert collapse({}) is None
 
 
 def evaluation_config(workers: int = 1, **knn) -> RunConfig:
@@ -163,11 +164,11 @@ def test_every_layer_is_measured_and_the_best_is_named():
 def test_evaluators_are_due_at_their_epochs_and_at_both_ends():
     config = evaluation_config(every=4)
     images = open_images(config.data)
-    knn = [epoch for epoch in range(11) if any(e.kind == "knn" for e in evaluation.due(config, images, epoch))]
+    knn = [epoch for epoch in range(11) if any(e.kind == "knn" for e in due(config, images, epoch))]
     assert knn == [0, 4, 8, 10]
     unlabelled = open_images(config.data.model_copy(update={"labels": "none"}))
     unlabelled.train.labels = None
-    assert [e.kind for e in evaluation.due(config, unlabelled, 4)] == ["geometry"]
+    assert [e.kind for e in due(config, unlabelled, 4)] == ["geometry"]
 
 
 def test_measuring_changes_nothing_of_the_run():

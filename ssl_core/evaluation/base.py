@@ -1,0 +1,136 @@
+"""Evaluators: what a configuration's `evaluation` list asks for, on every layer, while training and after.
+
+A new evaluator is one file, with its section of the schema: what it measures, how often, of which images. Features are
+extracted once for all of them; ranks share the images and the layers.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ssl_core import distributed
+from ssl_core.data.sources.base import Images
+from ssl_core.errors import InputError
+from ssl_core.evaluation.features import Context, own_images
+from ssl_core.schema.evaluation import EvaluatorConfig
+from ssl_core.schema.run import RunConfig
+
+COLLAPSED_STD, COLLAPSED_RANK = 0.05, 1.5
+Config = TypeVar("Config", bound=EvaluatorConfig)
+
+
+class Evaluator(Generic[Config]):
+    """Measures each layer of a network on some images.
+
+    Args:
+        config: its section.
+        context: the features that it may ask for; on all ranks together, when it is made.
+    """
+
+    def __init__(self, config: Config, context: Context):
+        self.config, self.context = config, context
+
+    def measure(self, layer: int) -> Mapping[str, float]:
+        """The values of its metrics, by name, for a layer (from 0) that this rank has the features of."""
+        raise NotImplementedError
+
+
+class Classifies(Evaluator[Config]):
+    """How often a class is known, of images of val by those of train."""
+
+    def __init__(self, config: Config, context: Context):
+        super().__init__(config, context)
+        train, val = context.images.train, context.images.val
+        bank_ids, self.bank = context.features("train", config.max_train)
+        query_ids, self.queries = context.features("val", config.max_val)
+        self.bank_labels = torch.from_numpy(train.labels[bank_ids])
+        self.labels = torch.from_numpy(val.labels[query_ids])
+        self.classes = len(train.classes)
+
+    def accuracy(self, layer: int, predict: Callable[..., Tensor], *options: Any) -> float:
+        """Of `predict(queries, bank, bank's labels, classes, *options)`, on the device that features come from."""
+        device = self.context.device
+        data = (x.to(device) for x in (self.queries[layer], self.bank[layer], self.bank_labels))
+        predictions = predict(*data, self.classes, *options).cpu()
+        return (predictions == self.labels).float().mean().item()
+
+
+def evaluate(evaluators: list[EvaluatorConfig], context: Context) -> dict[str, float]:
+    """Run `evaluators`: `name/layer_01`, …, `name/last`, `name/best` for every metric."""
+    metrics: dict[str, float] = {}
+    contexts = {None: context}
+    for config in evaluators:
+        place = _data_of(config, context.config)
+        if place not in contexts:
+            contexts[place] = replace(context, images=own_images(place), _cache={}, broken=set())
+        evaluator = config.load()(config, contexts[place])
+        own = {layer: dict(evaluator.measure(layer)) for layer in context.own_layers}
+        values = {layer: value for part in distributed.gather_objects(own) for layer, value in part.items()}
+        for metric in config.metrics:
+            name, by_layer = config.named(metric.name), [values[layer][metric.name] for layer in range(context.depth)]
+            metrics |= {f"{name}/layer_{layer:02d}": value for layer, value in enumerate(by_layer, start=1)}
+            metrics[f"{name}/last"] = by_layer[-1]
+            metrics[f"{name}/best"] = min(by_layer) if metric.higher is False else max(by_layer)
+    return metrics
+
+
+def due(config: RunConfig, images: Images, epoch: int) -> list[EvaluatorConfig]:
+    """The evaluators of `config` that this epoch asks for; some need labels on both sets.
+
+    Raises:
+        InputError: images that an evaluator names cannot be used.
+    """
+    ends = (0, config.optim.epochs)
+    return [
+        evaluator
+        for evaluator in config.evaluation
+        if (epoch in ends or epoch % evaluator.every == 0)
+        and (not evaluator.needs_labels or _images_of(evaluator, config, images).labelled)
+    ]
+
+
+def check(config: RunConfig, images: Images) -> None:
+    """Whether evaluators can use the images that they name.
+
+    Raises:
+        InputError: which cannot, and why.
+    """
+    for number, evaluator in enumerate(config.evaluation):
+        if evaluator.data is None:
+            continue
+        try:
+            labelled = _images_of(evaluator, config, images).labelled
+        except InputError as error:
+            raise InputError(f"evaluation.{number}.{error}") from error
+        if evaluator.needs_labels and not labelled:
+            raise InputError(f"evaluation.{number}.data: {evaluator.kind} needs labels, in train and in val")
+
+
+def collapse(metrics: dict[str, float], std: float = COLLAPSED_STD, rankme: float = COLLAPSED_RANK) -> str | None:
+    """A sentence that names a collapse of the last layer, where the metrics show one.
+
+    Args:
+        std, rankme: below these a representation says next to nothing.
+    """
+    found, rank = metrics.get("std/last", 1.0), metrics.get("rankme/last", float("inf"))
+    if found < std:
+        return f"the last layer has collapsed: all images get nearly the same feature (std {found:.3f} of 1)"
+    if rank < rankme:
+        return f"the last layer has collapsed to one direction (RankMe {rank:.2f})"
+    return None
+
+
+def _data_of(evaluator: EvaluatorConfig, config: RunConfig) -> str | None:
+    """The `data` section of the images that it names, as JSON; None where they are the run's."""
+    if evaluator.data is None:
+        return None
+    own = {"train": evaluator.data.train, "val": evaluator.data.val, "limit": None}
+    return config.data.model_copy(update=own).model_dump_json()
+
+
+def _images_of(evaluator: EvaluatorConfig, config: RunConfig, images: Images) -> Images:
+    place = _data_of(evaluator, config)
+    return images if place is None else own_images(place)
