@@ -160,7 +160,7 @@ def sweep(
 
     It ends with the best settings, a report, and `best.yaml` for `strata pretrain best.yaml`.
     """
-    from orchestrator.cluster import connect as cluster
+    from orchestrator.cluster.room import nodes
     from orchestrator.runs.display import warn
     from orchestrator.sweeps.file import Sweep, sweep_at
     from orchestrator.sweeps.plan import make_plan, show_plan
@@ -177,7 +177,7 @@ def sweep(
         described = Sweep(Path(file), overrides)
     plan = make_plan(described)
     if dry_run:
-        show_plan(plan, console, cluster.nodes())
+        show_plan(plan, console, nodes())
         return
     from orchestrator.sweeps.watch import new_sweep, run_sweep
 

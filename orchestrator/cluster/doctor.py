@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.about import versions
-from orchestrator.cluster import connect as cluster
+from orchestrator.cluster.connect import connected, embedded, has_token
+from orchestrator.cluster.seen import check_seen, on_each_node
 from orchestrator.runs.folder import RUNS, check_writable
 from orchestrator.tracking.mlflow import sqlite_file, store_uri
 from ssl_core.files import is_local
@@ -56,7 +57,7 @@ def _findings(output: Path, client: str | None) -> Iterator[Finding]:
         yield _attempt(name, lambda name=name: importlib.import_module(name).__version__, f"pip install {name}")
     if client is not None:
         yield _agreement("the sender's versions", {"there": json.loads(client), "here": versions()})
-    if cluster.embedded():
+    if embedded():
         yield from _machine(output)
         yield Finding("Ray cluster", "none named (RAY_ADDRESS, --address): runs start one on this machine's loopback")
     else:
@@ -84,19 +85,19 @@ def _cluster(output: Path) -> Iterator[Finding]:
     address = os.environ["RAY_ADDRESS"]
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(cluster.connected())
+            stack.enter_context(connected())
         except Exception as error:
             todo = f"start one, or unset RAY_ADDRESS ({address}) to run on this machine"
             yield Finding("Ray cluster", str(error), todo)
             return
         total = ray.cluster_resources()
-        seen = cluster.on_each_node(_look, output)
+        seen = on_each_node(_look, output)
         yield Finding(
             "Ray cluster",
             f"{address}: {len(seen)} node(s), {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs",
             "" if total.get("CPU") else "no node has a CPU for workers: add one",
         )
-        token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token" or cluster.has_token()
+        token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token" or has_token()
         yield Finding(
             "token",
             "in use" if token else "none",
@@ -133,7 +134,7 @@ def _writable(output: Path) -> str:
 
 
 def _shared(output: Path) -> str:
-    cluster.check_seen(output, [])
+    check_seen(output, [])
     return f"{output} is seen and writable from every node"
 
 

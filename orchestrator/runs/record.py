@@ -34,7 +34,9 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
         WorkFailed: training failed; checkpoints and figures up to then are kept.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; `--resume` goes on.
     """
-    from orchestrator.cluster import connect as cluster
+    from orchestrator.cluster.connect import connected
+    from orchestrator.cluster.room import worker_share
+    from orchestrator.cluster.seen import check_seen
     from ssl_core.data.sources import open_images
     from ssl_core.positives.base import remarks
 
@@ -44,10 +46,10 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
     with interruptible(), ThreadPoolExecutor(1) as pool:
         checked = pool.submit(check_method, run.config, images)
-        with cluster.connected():
-            share = cluster.worker_share(run.config.scaling, run.config.positives.searches)
+        with connected():
+            share = worker_share(run.config.scaling, run.config.positives.searches)
             index_dim = checked.result()
-            cluster.check_seen(run.output, run.config.data.paths)
+            check_seen(run.output, run.config.data.paths)
             courier = Courier(lambda message: warn(console, message))
             tracker = pool.submit(_open_tracker, run, courier)
             training = Training(run, share, len(images.train), index_dim, lambda message: warn(console, message))
@@ -223,14 +225,14 @@ class interruptible:
     """SIGTERM stops a run as Ctrl-C does; the second of either ends this process where it stands."""
 
     def __enter__(self) -> None:
-        from orchestrator.cluster import connect as cluster
+        from orchestrator.cluster.connect import end_at_once
 
         stopped = False
 
         def stop(*_: object) -> None:
             nonlocal stopped
             if stopped:
-                cluster.end_at_once()
+                end_at_once()
             stopped = True
             raise KeyboardInterrupt
 

@@ -13,7 +13,7 @@ from ssl_core.files import remove_tree
 from ssl_core.schema.run import RunConfig
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.connect import WorkerShare
+    from orchestrator.cluster.room import WorkerShare
     from ssl_core.data.sources.base import Images
 
 RAY_TRAIN = "ray-train"  # in a run's folder, while it runs: Ray Train's own, of which nothing is needed
@@ -28,7 +28,6 @@ LEAN = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a finished or failed worker is noticed
 }
-UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
 class Training:
@@ -54,7 +53,8 @@ class Training:
         from ray.train import RunConfig as TrainRunConfig
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from orchestrator.cluster import connect as cluster
+        from orchestrator.cluster.connect import ray_storage
+        from orchestrator.cluster.ray_private import leaving_nodes, trainer_class
         from orchestrator.index.actors import start_shards
         from orchestrator.runs.worker import Mailbox, train_worker
 
@@ -62,7 +62,7 @@ class Training:
         run, config = self.run, self.run.config.with_workers(self.workers)
         self.error: BaseException | None = None
         self._moves: str | None = None  # why these workers were asked to stop, for others to go on
-        self._left = cluster.leaving_nodes()
+        self._left = leaving_nodes()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox = Mailbox.options(scheduling_strategy=here).remote()
         self.shards = []
@@ -70,7 +70,7 @@ class Training:
             folder = run.output / "neighbors"
             self.shards = start_shards(config.positives, config.scaling, self.num_images, self.index_dim, folder)
         resources = {"CPU": self.share.cpus} | ({"GPU": self.share.gpus} if self.share.gpus else {})
-        self._trainer = _trainer_class()(
+        self._trainer = trainer_class()(
             train_worker,
             train_loop_config={
                 "config": config.model_dump(mode="json"),
@@ -84,7 +84,7 @@ class Training:
             ),
             run_config=TrainRunConfig(
                 name=RAY_TRAIN,
-                **cluster.ray_storage(run.output),
+                **ray_storage(run.output),
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # `follow` decides
             ),
         )
@@ -93,16 +93,16 @@ class Training:
 
     def _choose_workers(self) -> int:
         """As many as there is room for, of those that the configuration allows; waits for the least of them."""
-        from orchestrator.cluster import connect as cluster
+        from orchestrator.cluster.room import ask_for, room_beside
 
         possible = self.run.config.possible_workers
         self._starts += 1
         if not self._asks_for_room:
             return possible[0]
-        cluster.ask_for(self.share, possible[0])  # until it ends or is stopped
+        ask_for(self.share, possible[0])  # until it ends or is stopped
         began = time.monotonic()
         while True:
-            room = cluster.room_beside(self.share)
+            room = room_beside(self.share)
             fitting = [workers for workers in possible if workers <= room]
             waited = time.monotonic() - began
             if fitting and (fitting[0] == possible[0] or waited > ROOM_GRACE):
@@ -119,26 +119,26 @@ class Training:
         return self._starts > 1 or len(self.run.config.possible_workers) > 1
 
     def _release_room(self) -> None:
-        from orchestrator.cluster import connect as cluster
+        from orchestrator.cluster.room import ask_for
 
         if self._asks_for_room:
-            cluster.ask_for(self.share, 0)
+            ask_for(self.share, 0)
 
     def _why_move(self, epoch_ended: bool) -> str | None:
         """Why to go on with other workers, if there is a reason."""
-        from orchestrator.cluster import connect as cluster
+        from orchestrator.cluster.ray_private import leaving_nodes
 
-        if cluster.leaving_nodes() - self._left:
+        if leaving_nodes() - self._left:
             return "a node is about to leave the cluster; going on without it"
         if epoch_ended and self._could_grow():
             return f"there is room for more than {self.workers} worker(s); going on with them"
         return None
 
     def _could_grow(self) -> bool:
-        from orchestrator.cluster import connect as cluster
+        from orchestrator.cluster.room import room_beside
 
         more = [workers for workers in self.run.config.possible_workers if workers > self.workers]
-        return bool(more) and self.workers + cluster.room_beside(self.share) >= more[-1]
+        return bool(more) and self.workers + room_beside(self.share) >= more[-1]
 
     def _fit(self) -> None:
         from orchestrator.cluster.connect import environment
@@ -234,20 +234,6 @@ def _unwrapped(failure: BaseException) -> BaseException:
     for name in ("health_check_failure", "cause"):
         failure = getattr(failure, name, None) or failure
     return failure
-
-
-def _trainer_class() -> type:
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    class Trainer(DataParallelTrainer):
-        """Without the helpers that nothing here needs. The workers join one another themselves: Ray's way of letting
-        torch do so imports it into one process more, and listens on all of a machine's addresses.
-        """
-
-        def _create_default_callbacks(self) -> list:
-            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED_CALLBACKS]
-
-    return Trainer
 
 
 def _is_want_of_room(error: BaseException) -> bool:

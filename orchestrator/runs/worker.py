@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from orchestrator.cluster.connect import own_address
+from orchestrator.cluster.ray_private import WORKER_MODULE
 from orchestrator.index.actors import ShardedIndex
 from ssl_core import distributed
 from ssl_core.data.sources import open_images
@@ -26,7 +27,7 @@ from ssl_core.training.loop import Pretraining, Record, Reporter
 
 STEP_INTERVAL = 0.5  # seconds between two messages about steps
 # Every loader process has these already; the second is what it runs again because it is a worker's main module.
-LOADER_IMPORTS = ["ssl_core.data.loading", "ray._private.workers.default_worker"]
+LOADER_IMPORTS = ["ssl_core.data.loading", WORKER_MODULE]
 
 
 @ray.remote(num_cpus=0)

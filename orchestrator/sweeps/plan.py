@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.cluster import connect as cluster
-from orchestrator.cluster.connect import WorkerShare
+from orchestrator.cluster.room import WorkerShare, capacity, check_fit
 from orchestrator.runs.display import warn
 from orchestrator.sweeps.file import Sweep
 from orchestrator.sweeps.space import Settings, describe
@@ -115,10 +114,10 @@ def share_of(plan: Plan, nodes: list[dict[str, float]]) -> tuple[WorkerShare, in
         cpus = max(1, int(richest["CPU"] / richest["GPU"] * gpus)) if gpus and richest.get("GPU", 0) else 1
     share = WorkerShare(max(1, cpus), gpus)
     try:
-        cluster.check_fit(scaling, share, plan.largest.positives.searches and scaling.workers > 1, nodes)
+        check_fit(scaling, share, plan.largest.positives.searches and scaling.workers > 1, nodes)
     except InputError as error:
         raise InputError(f"no trial fits: {error}; `resources` says what a trial takes") from error
-    return share, cluster.capacity(share, nodes) // scaling.workers
+    return share, capacity(share, nodes) // scaling.workers
 
 
 def epochs_of(plan: Plan) -> tuple[int, int]:

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from ray import tune
-from ray.train._internal.session import get_session
 from ray.tune.trainable import wrap_function
 
-from orchestrator.cluster.connect import WorkerShare
+from orchestrator.cluster.ray_private import finish_trial
+from orchestrator.cluster.room import WorkerShare
 from orchestrator.errors import WorkFailed
 from orchestrator.runs.folder import Run
 from orchestrator.runs.supervise import Training, check_method
@@ -110,10 +110,8 @@ def make_trainable(job: Job) -> type[tune.Trainable]:
         """Ends only when its function has ended: a Ray Train run whose driver is cut off keeps its workers' CPUs."""
 
         def cleanup(self) -> None:
-            session = get_session()
             try:
-                if session.training_started:
-                    session.finish(timeout=STOP_TIMEOUT)
+                finish_trial(STOP_TIMEOUT)
             finally:
                 super().cleanup()
 

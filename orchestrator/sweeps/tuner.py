@@ -10,8 +10,9 @@ from ray import tune
 from ray.tune import schedulers
 from ray.tune.search import Repeater
 
-from orchestrator.cluster import connect as cluster
-from orchestrator.cluster.connect import WorkerShare
+from orchestrator.cluster.connect import ray_storage
+from orchestrator.cluster.ray_private import synchronous_pbt
+from orchestrator.cluster.room import WorkerShare, nodes
 from orchestrator.sweeps.plan import Plan, changeable
 from orchestrator.sweeps.space import Dimension, Settings, label
 from orchestrator.sweeps.trials import Trial
@@ -45,7 +46,7 @@ def make_tuner(
         resources: dict[str, float] = {"CPU": share.cpus, "GPU": share.gpus}
     else:
         # A trial's own process only waits; its workers are Ray Train's to place. So many at once is said by memory.
-        memory = min(node.get("memory", 0) for node in cluster.nodes())
+        memory = min(node.get("memory", 0) for node in nodes())
         resources = {"memory": 0.9 * memory / at_once}
     pauses = c.scheduler.name in ("pbt", "hyperband")  # paused trials would count as running
     single = len(c.metric) == 1
@@ -63,7 +64,7 @@ def make_tuner(
         ),
         run_config=tune.RunConfig(
             name=folder.name,
-            **cluster.ray_storage(folder.parent),
+            **ray_storage(folder.parent),
             stop=stopper,
             callbacks=[callback],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
@@ -171,37 +172,6 @@ class _Ask:
                 found[key] = trial.suggest_float(name, low, high, log=dimension.logarithmic, **step)
 
 
-class SynchronousPBT(schedulers.PopulationBasedTraining):
-    """Population-based training in rounds: who takes over from whom does not depend on who was faster.
-
-    Ray's own waits for ever when the last trial that a round waits for fails or is stopped: then the others go on
-    without that round.
-    """
-
-    def __init__(self, **options: Any):
-        super().__init__(synch=True, **options)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_error(tune_controller, trial)
-        self._go_on_without(trial)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
-        super().on_trial_complete(tune_controller, trial, result)
-        self._go_on_without(trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
-        for other, state in self._trial_state.items():
-            if other.is_finished():  # Ray counts the failed ones among those to wait for
-                state.last_train_time = max(state.last_train_time, result[self._time_attr])
-        return super().on_trial_result(tune_controller, trial, result)
-
-    def _go_on_without(self, gone: Any) -> None:
-        """Let the others go on if they were waiting for `gone` alone."""
-        reached = [s.last_train_time for t, s in self._trial_state.items() if t is not gone and not t.is_finished()]
-        if reached and min(reached) >= self._next_perturbation_sync:
-            self._next_perturbation_sync = min(reached) + self._perturbation_interval
-
-
 def _scheduler(plan: Plan) -> Any:
     c = plan.sweep.config.scheduler
     epochs = max(config.optim.epochs for _, config in plan.examples)
@@ -221,7 +191,7 @@ def _scheduler(plan: Plan) -> Any:
             key: [label(value) for value in space[key].values] if space[key].values else _domain(space[key])
             for key in changeable(plan.sweep)
         }
-        return SynchronousPBT(
+        return synchronous_pbt(
             time_attr="epoch",
             perturbation_interval=c.every,
             quantile_fraction=c.quantile,

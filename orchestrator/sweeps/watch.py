@@ -15,7 +15,9 @@ from typing import Any
 from ray import tune
 from rich.console import Console
 
-from orchestrator.cluster import connect as cluster
+from orchestrator.cluster.connect import connected, environment
+from orchestrator.cluster.room import nodes
+from orchestrator.cluster.seen import check_seen
 from orchestrator.errors import WorkFailed
 from orchestrator.runs.display import warn
 from orchestrator.runs.folder import new_folder
@@ -59,9 +61,9 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
     """
     warnings.filterwarnings("ignore", module=r"ray\.tune|optuna|hyperopt")
     logging.getLogger("hyperopt").setLevel(logging.CRITICAL)
-    share, at_once = share_of(plan, cluster.nodes())
-    with cluster.environment(ENVIRONMENT), cluster.connected():
-        cluster.check_seen(folder, plan.config.data.paths)
+    share, at_once = share_of(plan, nodes())
+    with environment(ENVIRONMENT), connected():
+        check_seen(folder, plan.config.data.paths)
         folder.mkdir(parents=True, exist_ok=True)
         remove_tree(folder / TUNE)
         if not (folder / SWEEP_FILE).exists():

@@ -20,7 +20,7 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cluster import connect as cluster
+from orchestrator.cluster.connect import connected
 from orchestrator.index.actors import ShardedIndex, start_shards
 from ssl_core.positives.neighbors.files import write_cache, write_epoch
 from ssl_core.schema.positives import PositivesConfig
@@ -152,7 +152,7 @@ def main() -> None:
     args = parser.parse_args()
 
     table = Table("workers", "N", "plain step", "with the index", "sent a step", title="AdaSim / plain")
-    with cluster.connected():
+    with connected():
         for workers in args.workers:
             for images in args.images:
                 seconds, ratio, sent = measure(workers, images, args)
