@@ -10,6 +10,7 @@ from ssl_core import recipes
 from ssl_core.errors import InputError
 from ssl_core.files import as_path, is_local, write_atomically
 from ssl_core.schema.data import scheme_of
+from ssl_core.schema.keys import differences
 from ssl_core.schema.run import RunConfig
 
 RUNS = Path("strata-runs")
@@ -80,8 +81,22 @@ def check_writable(folder: Path) -> None:
 
 
 def resumed_run(output: Path, overrides: list[str]) -> Run:
-    """The run whose folder is `output`, to go on from its newest checkpoint."""
-    return run_at(output, "--resume", overrides)
+    """The run whose folder is `output`, to go on from its newest checkpoint.
+
+    Raises:
+        InputError: there is none, or `overrides` would make another run of it.
+    """
+    before, run = run_at(output, "--resume"), run_at(output, "--resume", overrides)
+    changed = differences(before.config, run.config)
+    wrong = {key: values for key, (*values, fact) in changed.items() if not fact.resumes}
+    if wrong:
+        told = "\n".join(f"{key}: {was} → {now}" for key, (was, now) in wrong.items())
+        raise InputError(
+            f"--resume: from here on this would be another run, which nothing could repeat:\n{told}\n"
+            "leave that as it was, or start a new run; scaling, data.workers, evaluation, checkpoint and tracking may "
+            "change"
+        )
+    return run
 
 
 def run_at(output: Path, given_as: str, overrides: Sequence[str] = ()) -> Run:

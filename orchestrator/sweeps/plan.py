@@ -19,6 +19,7 @@ from ssl_core.data.sources.base import Images
 from ssl_core.errors import InputError
 from ssl_core.evaluation.metrics import check_compared
 from ssl_core.schema.data import DataConfig
+from ssl_core.schema.keys import fact, keys
 from ssl_core.schema.run import RunConfig
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 PROBED = 32  # settings at random that are checked where there is no list of all
 TOLD = 8  # errors that are told at once
 TIMED_BATCH, TIMED_STEPS = 32, 6  # what is trained to estimate the time
-CHANGEABLE = ("distill.alpha", "distill.beta", "positives.tau", "framework.temperature", "framework.momentum")
-CHANGEABLE_SECTIONS = ("optim.lr", "optim.min_lr", "optim.weight_decay", "optim.clip_grad", "views.")
 
 
 @dataclass(frozen=True)
@@ -212,27 +211,26 @@ def _images(data: str) -> Images:
     return open_images(DataConfig.model_validate_json(data))
 
 
+_built: dict[str, tuple["Method", int]] = {}  # by the keys that weights' shapes depend on
+
+
 def _build(config: RunConfig) -> tuple["Method", int]:
     """The method without its weights, and bytes of a checkpoint; settings that change no shape cost nothing."""
-    same: dict[str, Any] = {"seed": 0}
-    if config.distill is not None:
-        same["distill"] = config.distill.model_copy(update={"alpha": 1.0, "beta": 1.0})
-    if config.positives.kind == "adasim":
-        same["positives"] = config.positives.model_copy(update={"tau": 0.2, "window": 1, "top_k": 1})
-    return _build_once(config.model_copy(update=same).model_dump_json())
-
-
-@lru_cache(maxsize=256)
-def _build_once(config: str) -> tuple["Method", int]:
     import torch
 
     from ssl_core import methods
 
-    with torch.device("meta"):  # shapes only
-        method = methods.build(RunConfig.model_validate_json(config))
-    weights = sum(tensor.numel() for tensor in method.state_dict().values())
-    trained = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
-    return method, 4 * (weights + 2 * trained)
+    if config.distill is not None:  # at α = β = 0 nothing of it would be built
+        distill = config.distill.model_copy(update={"alpha": 1.0, "beta": 1.0})
+        config = config.model_copy(update={"distill": distill})
+    same = str([(key, value) for key, (value, fact) in keys(config).items() if fact.shapes])
+    if same not in _built:
+        with torch.device("meta"):  # shapes only
+            method = methods.build(config)
+        weights = sum(tensor.numel() for tensor in method.state_dict().values())
+        trained = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
+        _built[same] = method, 4 * (weights + 2 * trained)
+    return _built[same]
 
 
 def _located(sweep: Sweep, settings: Settings, message: str) -> str:
@@ -247,15 +245,18 @@ def _located(sweep: Sweep, settings: Settings, message: str) -> str:
 def _check_changeable(sweep: Sweep) -> None:
     """PBT changes settings in mid-run: at least one that can be."""
     if not changeable(sweep):
+        config = sweep.run_config(sweep.config.samples(1, sweep.config.seed)[0])
+        able = ", ".join(key for key, (_, fact) in keys(config).items() if fact.in_mid_run)
         raise InputError(
-            f"{sweep.where('space')}: space: scheduler: pbt has nothing to change in mid-run; it can change "
-            f"{', '.join(CHANGEABLE)}, {', '.join(f'{section}*' for section in CHANGEABLE_SECTIONS)}"
+            f"{sweep.where('space')}: space: scheduler: pbt has nothing to change in mid-run; it can change {able}"
         )
 
 
 def changeable(sweep: Sweep) -> list[str]:
     """Keys of the space that can change while a run goes on: no weights depend on them."""
-    return [key for key in sweep.config.space if key in CHANGEABLE or key.startswith(CHANGEABLE_SECTIONS)]
+    config = sweep.run_config(sweep.config.samples(1, sweep.config.seed)[0])
+    facts = {key: fact(config, key) for key in sweep.config.space}
+    return [key for key, found in facts.items() if found is not None and found.in_mid_run]
 
 
 def _rungs(grace: int, factor: float, epochs: int) -> list[int]:

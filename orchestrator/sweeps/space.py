@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_core.evaluation import COLLAPSED_RANK, COLLAPSED_STD
+from ssl_core.evaluation.collapse import COLLAPSED_RANK, COLLAPSED_STD
 from ssl_core.schema.types import Section
 
 Settings = dict[str, Any]

@@ -30,7 +30,7 @@ from orchestrator.sweeps.trial import FAILURE, OUT_OF_MEMORY, TUNE, Job, make_tr
 from orchestrator.sweeps.trials import MLFLOW_STATUS, Trial, read_trials, seconds_of, title, write_seconds
 from orchestrator.sweeps.tuner import make_tuner
 from orchestrator.tracking.mlflow import Courier, Tracker, software_tags, track_run
-from ssl_core.evaluation.base import collapse
+from ssl_core.evaluation.collapse import collapse
 from ssl_core.files import remove_tree, write_atomically
 from ssl_core.pictures.run import draw_plots
 from ssl_core.training.history import History

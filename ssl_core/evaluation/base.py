@@ -18,7 +18,6 @@ from ssl_core.evaluation.features import Context, own_images
 from ssl_core.schema.evaluation import EvaluatorConfig
 from ssl_core.schema.run import RunConfig
 
-COLLAPSED_STD, COLLAPSED_RANK = 0.05, 1.5
 Config = TypeVar("Config", bound=EvaluatorConfig)
 
 
@@ -107,20 +106,6 @@ def check(config: RunConfig, images: Images) -> None:
             raise InputError(f"evaluation.{number}.{error}") from error
         if evaluator.needs_labels and not labelled:
             raise InputError(f"evaluation.{number}.data: {evaluator.kind} needs labels, in train and in val")
-
-
-def collapse(metrics: dict[str, float], std: float = COLLAPSED_STD, rankme: float = COLLAPSED_RANK) -> str | None:
-    """A sentence that names a collapse of the last layer, where the metrics show one.
-
-    Args:
-        std, rankme: below these a representation says next to nothing.
-    """
-    found, rank = metrics.get("std/last", 1.0), metrics.get("rankme/last", float("inf"))
-    if found < std:
-        return f"the last layer has collapsed: all images get nearly the same feature (std {found:.3f} of 1)"
-    if rank < rankme:
-        return f"the last layer has collapsed to one direction (RankMe {rank:.2f})"
-    return None
 
 
 def _data_of(evaluator: EvaluatorConfig, config: RunConfig) -> str | None:

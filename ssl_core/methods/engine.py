@@ -173,7 +173,7 @@ class Method(nn.Module):
         """What `StepOutput.parts` names: metrics that a run of this method logs."""
         names, single = ["loss"], len(self.objectives) == 1
         for name, objective in self.objectives.items():
-            _, parts = self.weigh(objective, torch.zeros(len(objective.layers)), 0.0)
+            _, parts = self.weigh(objective, torch.zeros_like(objective.weights), 0.0)
             names += [f"loss/{part}" if single else f"loss/{name}/{part}" for part in parts]
             names += [] if single else [f"loss/{name}"]
         return names if self.distill is None else [*names, "alpha"]

@@ -1,11 +1,11 @@
 """`data`: where the images are, and how they are read."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ssl_core.schema.types import Fraction, Section
+from ssl_core.schema.types import OPERATION, Fraction, Section
 
 
 def scheme_of(path: str) -> tuple[str, str] | None:
@@ -15,21 +15,29 @@ def scheme_of(path: str) -> tuple[str, str] | None:
 
 
 class DataConfig(Section):
-    train: str | list[str] = Field(
+    train: Annotated[str | list[str], OPERATION] = Field(
         description="a folder of images, Parquet file(s) or a folder of them, or bundled:digits"
     )
-    val: str | list[str] | None = Field(None, description="the same kinds; labelled, it is what k-NN is measured on")
-    image_column: str = Field("image", description="Parquet: raw bytes, or Hugging Face's struct<bytes, path>")
-    label_column: str = Field("label", description="Parquet: integers or strings; the column may be absent")
-    labels: Literal["auto", "none"] = Field(
+    val: Annotated[str | list[str] | None, OPERATION] = Field(
+        None, description="the same kinds; labelled, it is what k-NN is measured on"
+    )
+    image_column: Annotated[str, OPERATION] = Field(
+        "image", description="Parquet: raw bytes, or Hugging Face's struct<bytes, path>"
+    )
+    label_column: Annotated[str, OPERATION] = Field(
+        "label", description="Parquet: integers or strings; the column may be absent"
+    )
+    labels: Annotated[Literal["auto", "none"], OPERATION] = Field(
         "auto", description="none: ignore class folders and label columns (folders by date are no classes)"
     )
     limit: PositiveInt | None = Field(None, description="train on this many images, the same random ones every time")
-    max_broken: Fraction = Field(0.05, description="stop when more than this fraction of the images cannot be decoded")
-    cache_mb: PositiveInt = Field(
+    max_broken: Annotated[Fraction, OPERATION] = Field(
+        0.05, description="stop when more than this fraction of the images cannot be decoded"
+    )
+    cache_mb: Annotated[PositiveInt, OPERATION] = Field(
         512, description="Parquet row groups that a process keeps decoded from disk; a larger set is shuffled in blocks"
     )
-    workers: NonNegativeInt | None = Field(
+    workers: Annotated[NonNegativeInt | None, OPERATION] = Field(
         None, description="loader processes per training worker; default: its CPUs less one, at most 8"
     )
 

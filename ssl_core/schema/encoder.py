@@ -1,13 +1,15 @@
 """`backbone`: the network that is trained."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
-from ssl_core.schema.types import Section
+from ssl_core.schema.types import SHAPES, Section
 
 
 class BackboneConfig(Section):
+    key: ClassVar = SHAPES
+
     name: str = Field("vit_small_patch16_224", description="any timm model that gives per-layer features")
     image_size: PositiveInt = 224
     patch_size: PositiveInt | None = Field(None, description="ViT only; default: the model's own")

@@ -6,11 +6,13 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from ssl_core.schema.metric import Metric
 from ssl_core.schema.registry import Registered
-from ssl_core.schema.types import Section
+from ssl_core.schema.types import OPERATION, Section
 
 
 class EvaluationDataConfig(Section):
     """Images that an evaluator looks at instead of the run's own; read as `data` says."""
+
+    key: ClassVar = OPERATION
 
     train: str | list[str] = Field(description="the bank that k-NN looks in and probes are fitted to")
     val: str | list[str] | None = Field(None, description="what is classified")
@@ -18,6 +20,8 @@ class EvaluationDataConfig(Section):
 
 class EvaluatorConfig(Registered):
     """The base of all evaluators."""
+
+    key: ClassVar = OPERATION
 
     tag: ClassVar[str] = "kind"
     group: ClassVar[str] = "strata.evaluators"

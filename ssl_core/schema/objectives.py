@@ -10,11 +10,25 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from ssl_core.errors import InputError
 from ssl_core.schema.registry import Registered
-from ssl_core.schema.types import EveryN, Fraction, LayerChoice, OpenFraction, PositiveRange, Section, ShareRange
+from ssl_core.schema.types import (
+    OPERATION,
+    SCIENCE,
+    SHAPES,
+    TUNABLE,
+    EveryN,
+    Fraction,
+    LayerChoice,
+    OpenFraction,
+    PositiveRange,
+    Section,
+    ShareRange,
+)
 
 
 class ObjectiveConfig(Registered):
     """The base of all objectives."""
+
+    key: ClassVar = SHAPES
 
     tag: ClassVar[str] = "name"
     group: ClassVar[str] = "strata.objectives"
@@ -31,7 +45,7 @@ class ObjectiveConfig(Registered):
     hides: ClassVar[bool] = False
     """It hides patches of an image (its section has a `mask`), which a ViT alone can do without."""
 
-    weight: PositiveFloat = Field(1.0, description="of its loss, beside those of other objectives")
+    weight: Annotated[PositiveFloat, SCIENCE] = Field(1.0, description="of its loss, beside those of other objectives")
 
 
 class FrameworkBase(ObjectiveConfig):
@@ -48,18 +62,18 @@ class FrameworkBase(ObjectiveConfig):
 
 class SimCLRConfig(FrameworkBase, implementation="ssl_core.objectives.contrastive:SimCLR"):
     name: Literal["simclr"]
-    temperature: PositiveFloat = 0.2
+    temperature: Annotated[PositiveFloat, TUNABLE] = 0.2
 
 
 class BYOLConfig(FrameworkBase, implementation="ssl_core.objectives.cosine:BYOL"):
     name: Literal["byol"]
-    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
+    momentum: Annotated[Fraction, TUNABLE] = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
 class MoCoV3Config(FrameworkBase, implementation="ssl_core.objectives.contrastive:MoCoV3"):
     name: Literal["mocov3"]
-    temperature: PositiveFloat = 0.2
-    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
+    temperature: Annotated[PositiveFloat, TUNABLE] = 0.2
+    momentum: Annotated[Fraction, TUNABLE] = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
 class SimSiamConfig(FrameworkBase, implementation="ssl_core.objectives.cosine:SimSiam"):
@@ -68,7 +82,9 @@ class SimSiamConfig(FrameworkBase, implementation="ssl_core.objectives.cosine:Si
     hidden_dim: PositiveInt = Field(2048, description="hidden width of the projector")
     bottleneck_dim: PositiveInt = Field(512, description="hidden width of the predictor")
     projector_layers: Literal[2, 3] = 3
-    constant_predictor_lr: bool = Field(True, description="the predictor's learning rate does not decay")
+    constant_predictor_lr: Annotated[bool, SCIENCE] = Field(
+        True, description="the predictor's learning rate does not decay"
+    )
 
 
 class DINOConfig(FrameworkBase, implementation="ssl_core.objectives.dino:DINO"):
@@ -79,13 +95,17 @@ class DINOConfig(FrameworkBase, implementation="ssl_core.objectives.dino:DINO"):
     hidden_dim: PositiveInt = Field(2048, description="hidden width of the head")
     bottleneck_dim: PositiveInt = Field(256, description="width that is L2-normalised before the prototypes")
     head_norm: bool = Field(False, description="batch norm in the head; steadier where there are few images")
-    temperature: PositiveFloat = Field(0.1, description="of the student")
-    teacher_temperature: PositiveFloat = Field(0.04, description="of the teacher, after its warm-up")
-    warmup_teacher_temperature: PositiveFloat = Field(0.04, description="where the warm-up starts")
-    warmup_teacher_epochs: NonNegativeInt = Field(0, description="linear, epoch by epoch")
-    center_momentum: Fraction = 0.9
-    freeze_last_layer: NonNegativeInt = Field(1, description="epochs in which the prototypes stay as they are")
-    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
+    temperature: Annotated[PositiveFloat, TUNABLE] = Field(0.1, description="of the student")
+    teacher_temperature: Annotated[PositiveFloat, SCIENCE] = Field(
+        0.04, description="of the teacher, after its warm-up"
+    )
+    warmup_teacher_temperature: Annotated[PositiveFloat, SCIENCE] = Field(0.04, description="where the warm-up starts")
+    warmup_teacher_epochs: Annotated[NonNegativeInt, SCIENCE] = Field(0, description="linear, epoch by epoch")
+    center_momentum: Annotated[Fraction, SCIENCE] = 0.9
+    freeze_last_layer: Annotated[NonNegativeInt, SCIENCE] = Field(
+        1, description="epochs in which the prototypes stay as they are"
+    )
+    momentum: Annotated[Fraction, TUNABLE] = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
 class RandomMaskConfig(Section):
@@ -145,6 +165,8 @@ class BlockMaskConfig(Section):
 
 
 class PredictorConfig(Section):
+    key: ClassVar = SHAPES
+
     dim: PositiveInt = 384
     depth: PositiveInt = 6
     heads: PositiveInt = 12
@@ -165,12 +187,14 @@ class MaskedBase(ObjectiveConfig):
         default_factory=BlockMaskConfig
     )
     predictor: PredictorConfig = Field(default_factory=PredictorConfig)
-    picture_every: PositiveInt = Field(10, description="epochs between two pictures of masks and errors")
+    picture_every: Annotated[PositiveInt, OPERATION] = Field(
+        10, description="epochs between two pictures of masks and errors"
+    )
 
 
 class LatentBase(MaskedBase):
-    momentum: Fraction = Field(0.996, description="of the EMA teacher, at the beginning")
-    momentum_end: Fraction = Field(1.0, description="and at the end; linear between")
+    momentum: Annotated[Fraction, TUNABLE] = Field(0.996, description="of the EMA teacher, at the beginning")
+    momentum_end: Annotated[Fraction, SCIENCE] = Field(1.0, description="and at the end; linear between")
 
 
 class IJEPAConfig(LatentBase, implementation="ssl_core.objectives.patches:IJEPA"):
@@ -194,4 +218,4 @@ class MAEConfig(MaskedBase, implementation="ssl_core.objectives.pixels:MAE"):
         default_factory=RandomMaskConfig
     )
     predictor: PredictorConfig = Field(default_factory=lambda: PredictorConfig(dim=512, depth=8, heads=16))
-    norm_pixels: bool = Field(True, description="each patch by its own mean and deviation")
+    norm_pixels: Annotated[bool, SCIENCE] = Field(True, description="each patch by its own mean and deviation")

@@ -1,24 +1,28 @@
 """`optim`: how, and for how long, it is trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from ssl_core.schema.types import Fraction, Section
+from ssl_core.schema.types import TUNABLE, Fraction, Section
 
 
 class OptimConfig(Section):
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     epochs: PositiveInt = 100
     batch_size: PositiveInt = Field(1024, description="images per optimizer step, over all workers and accumulation")
-    lr: NonNegativeFloat = Field(1.5e-4, description="for a batch of 256; scaled linearly with batch_size")
-    min_lr: NonNegativeFloat = Field(0.0, description="where the cosine ends; scaled likewise")
+    lr: Annotated[NonNegativeFloat, TUNABLE] = Field(
+        1.5e-4, description="for a batch of 256; scaled linearly with batch_size"
+    )
+    min_lr: Annotated[NonNegativeFloat, TUNABLE] = Field(0.0, description="where the cosine ends; scaled likewise")
     warmup_epochs: NonNegativeFloat = 10
-    weight_decay: NonNegativeFloat = 0.1
-    weight_decay_end: NonNegativeFloat | None = Field(None, description="cosine to this; default: constant")
+    weight_decay: Annotated[NonNegativeFloat, TUNABLE] = 0.1
+    weight_decay_end: Annotated[NonNegativeFloat | None, TUNABLE] = Field(
+        None, description="cosine to this; default: constant"
+    )
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW")
     momentum: Fraction = Field(0.9, description="SGD and LARS")
-    clip_grad: PositiveFloat | None = Field(None, description="largest norm of the whole gradient")
+    clip_grad: Annotated[PositiveFloat | None, TUNABLE] = Field(None, description="largest norm of the whole gradient")
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: PositiveInt = Field(1, description="micro-batches per step; negatives come from one micro-batch")
 

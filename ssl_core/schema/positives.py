@@ -1,10 +1,10 @@
 """`positives`: which image the second view is of."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from ssl_core.schema.types import Fraction, Section
+from ssl_core.schema.types import OPERATION, TUNABLE, Fraction, Section
 
 
 class CacheConfig(Section):
@@ -22,7 +22,7 @@ class PositivesConfig(Section):
     kind: Literal["augment", "nearest", "adasim", "labels"] = Field(
         "augment", description="the image itself, its nearest neighbour, one drawn by AdaSim, one of its class"
     )
-    tau: NonNegativeFloat = Field(0.2, description="AdaSim: temperature of the draw; 0 is augment")
+    tau: Annotated[NonNegativeFloat, TUNABLE] = Field(0.2, description="AdaSim: temperature of the draw; 0 is augment")
     tau_scale: Literal["absolute", "spread"] = Field(
         "absolute", description="spread: tau is in units of positives/spread, as similarities crowd together"
     )
@@ -42,7 +42,9 @@ class PositivesConfig(Section):
     label_share: Fraction = Field(
         0.5, description="labels: final probability of a partner of the same class; rises linearly from 0"
     )
-    picture_every: PositiveInt = Field(10, description="epochs between two pictures of neighbours")
+    picture_every: Annotated[PositiveInt, OPERATION] = Field(
+        10, description="epochs between two pictures of neighbours"
+    )
     cache: CacheConfig = Field(default_factory=CacheConfig)
 
     @property

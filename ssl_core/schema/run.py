@@ -16,12 +16,12 @@ from ssl_core.schema.objectives import ObjectiveConfig
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import CheckpointConfig, ScalingConfig, TrackingConfig
-from ssl_core.schema.types import Section
+from ssl_core.schema.types import OPERATION, Section
 from ssl_core.schema.views import ViewsConfig
 
 
 class RunConfig(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "pretrain"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), OPERATION] = "pretrain"
     seed: NonNegativeInt = 0
     data: DataConfig
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)

@@ -1,11 +1,15 @@
 """`scaling`, `tracking`, `checkpoint`: where it runs, who is told, what is kept. None of them changes a result."""
 
+from typing import ClassVar
+
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from ssl_core.schema.types import Section
+from ssl_core.schema.types import OPERATION, Section
 
 
 class ScalingConfig(Section):
+    key: ClassVar = OPERATION
+
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
         1, description="Ray Train workers; batch_size is shared among them; [least, most]: as many as there is room for"
     )
@@ -31,12 +35,16 @@ class ScalingConfig(Section):
 
 
 class TrackingConfig(Section):
+    key: ClassVar = OPERATION
+
     uri: str | None = Field(None, description="MLflow tracking server; default: sqlite in strata-runs/mlflow.db")
     experiment: str = "strata"
     tags: dict[str, str] = Field(default_factory=dict)
 
 
 class CheckpointConfig(Section):
+    key: ClassVar = OPERATION
+
     every_epochs: PositiveInt = 1
     every_steps: PositiveInt | None = Field(None, description="within an epoch too; default: after epochs only")
     keep: PositiveInt = Field(2, description="newest checkpoints to keep, beside the best")

@@ -1,6 +1,7 @@
 """What keys of several sections have in common: ranges, a value per view, a choice of layers."""
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -47,8 +48,34 @@ PerView = Annotated[tuple[Fraction, Fraction], BeforeValidator(_both_views)]
 RangePerView = Annotated[tuple[Range, Range], BeforeValidator(_both_views_range)]
 
 
+@dataclass(frozen=True)
+class Key:
+    """What a key is for, whatever its value: `resume`, sweeps and `strata show` read it (`schema.keys`).
+
+    A section says it of its keys, `Annotated[…, Key(…)]` of one.
+
+    Attributes:
+        science: it changes what is learned; otherwise only where, how fast, and what is told of it.
+        resumes: a run may go on with another value.
+        in_mid_run: a run may change it while it goes on, as population-based training does.
+        shapes: weights have other shapes.
+    """
+
+    science: bool = True
+    resumes: bool = False
+    in_mid_run: bool = False
+    shapes: bool = False
+
+
+SHAPES, SCIENCE, OPERATION = Key(shapes=True), Key(), Key(science=False, resumes=True)
+TUNABLE = Key(in_mid_run=True)
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    key: ClassVar[Key] = SCIENCE
+    """What its keys are, but for those that say so themselves."""
 
 
 class EveryN(Section):

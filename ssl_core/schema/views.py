@@ -1,14 +1,16 @@
 """`views`: what is made of an image before the network sees it."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
-from ssl_core.schema.types import Fraction, PerView, Range, RangePerView, Section
+from ssl_core.schema.types import SHAPES, TUNABLE, Fraction, PerView, Range, RangePerView, Section
 
 
 class LocalCropsConfig(Section):
     """Multi-crop: further small views of the image that predict both targets (SwAV, DINO)."""
+
+    key: ClassVar = SHAPES
 
     count: PositiveInt = 8
     size: PositiveInt = Field(96, description="pixels")
@@ -18,6 +20,8 @@ class LocalCropsConfig(Section):
 
 class ViewsConfig(Section):
     """Two random views of an image, as MoCo v3 and SDSSL publish them. One value serves both views; a pair, each."""
+
+    key: ClassVar = TUNABLE
 
     crop_scale: RangePerView = Field(((0.08, 1.0), (0.08, 1.0)), description="area of the random resized crop")
     jitter: PerView = Field((0.8, 0.8), description="probability of colour jitter")
@@ -31,7 +35,7 @@ class ViewsConfig(Section):
     solarize: PerView = Field((0.0, 0.2), description="probability of inverting bright pixels")
     flip: PerView = Field((0.5, 0.5), description="probability of a horizontal flip")
     rotation: NonNegativeFloat = Field(0.0, description="degrees, uniform in ±rotation")
-    local_crops: LocalCropsConfig | None = Field(None, description="multi-crop; absent: two views only")
+    local_crops: Annotated[LocalCropsConfig | None, SHAPES] = Field(None, description="multi-crop; default: none")
 
     @field_validator("crop_scale")
     @classmethod

@@ -21,7 +21,8 @@ from ssl_core.data.sources.base import Images
 from ssl_core.data.views import normalise
 from ssl_core.errors import DataError, InputError, Stopped, TrainingDiverged
 from ssl_core.evaluation.base import check as check_evaluation
-from ssl_core.evaluation.base import collapse, due, evaluate
+from ssl_core.evaluation.base import due, evaluate
+from ssl_core.evaluation.collapse import collapse
 from ssl_core.evaluation.features import Context
 from ssl_core.evaluation.metrics import check_compared, names_by_layer
 from ssl_core.methods import Method

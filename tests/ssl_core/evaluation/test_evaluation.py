@@ -12,7 +12,8 @@ from torch import Tensor
 from ssl_core import search
 from ssl_core.data.sources import open_images
 from ssl_core.evaluation import geometry
-from ssl_core.evaluation.base import collapse, due
+from ssl_core.evaluation.base import due
+from ssl_core.evaluation.collapse import collapse
 from ssl_core.evaluation.knn import knn_predict
 from ssl_core.evaluation.linear import linear_predict
 from ssl_core.schema.run import RunConfig

@@ -1,0 +1,23 @@
+"""A run's folder: what it is resumed from, and with which changes."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.runs.folder import new_run, resumed_run
+from ssl_core import recipes
+from ssl_core.errors import InputError
+
+
+def test_a_resumed_run_may_change_where_it_runs_but_not_what_it_learns(tmp_path: Path) -> None:
+    run = new_run(recipes.load("small-mocov3", ["data.train=bundled:digits"]), tmp_path / "run")
+    run.write_config()
+    allowed = ["scaling.workers=2", "data.workers=1", "checkpoint.keep=5", "evaluation=[{kind: geometry}]"]
+    assert resumed_run(run.output, allowed).config.scaling.workers == 2
+    with pytest.raises(InputError, match=r"--resume: .*another run") as error:
+        resumed_run(run.output, ["optim.lr=0.5", "optim.epochs=9", "framework.name=dino", "scaling.workers=2"])
+    told = str(error.value)
+    assert "optim.lr: 0.008 → 0.5" in told
+    assert "optim.epochs: 6 → 9" in told
+    assert "framework.name: mocov3 → dino" in told
+    assert "scaling.workers:" not in told
