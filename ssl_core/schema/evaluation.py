@@ -75,8 +75,8 @@ class GeometryConfig(EvaluatorConfig, implementation="ssl_core.evaluation.geomet
     """Signals that need no labels: std, RankMe, alignment, uniformity and their ratios (SDSSL Sec. 4.4)."""
 
     metrics: ClassVar = (
-        Metric("std", "std", True, "{:.2f}", False, True, "deviation of unit features × √D: 1 is even, 0 collapsed"),
         Metric("rankme", "RankMe", True, "{:.1f}", False, True, "effective number of directions that features fill"),
+        Metric("std", "std", True, "{:.2f}", False, True, "deviation of unit features × √D: 1 is even, 0 collapsed"),
         Metric("alignment", "alignment", False, "{:.3f}", False, True, "squared distance of two views of an image"),
         Metric("uniformity", "uniformity", False, "{:.2f}", False, True, "how evenly features fill the sphere"),
         Metric("uniformity_ratio", "uniformity ratio", True, "{:.2f}", False, True, "−uniformity ÷ alignment", True),

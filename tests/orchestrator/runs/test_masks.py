@@ -86,7 +86,7 @@ def test_two_workers_train_as_one_does_and_mlflow_gets_the_picture(folders: Path
     for key in ("loss", "loss/last", "loss/target_01", "loss/target_03", "grad_norm"):
         assert two[1][key] == pytest.approx(one[1][key], rel=1e-4), key
     assert np.mean([two[2][f"loss/target_{layer:02d}"] for layer in (1, 3)]) == pytest.approx(two[2]["loss"])
-    assert "linear last" in console.export_text()
+    assert "linear probe last" in console.export_text()
     client = MlflowClient(summary["mlflow"]["uri"])
     drawn = {file.path for file in client.list_artifacts(summary["mlflow"]["run_id"], "plots")}
     assert {"plots/masks_0002.png", "plots/linear_by_layer.png"} <= drawn
