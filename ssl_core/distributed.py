@@ -1,6 +1,7 @@
 """The few collectives that methods need; without a process group they do nothing."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,12 +37,12 @@ def gather_to(x: Tensor, owner: int) -> Tensor | None:
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = x.shape[0]
         return all_gather(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         # Every rank's loss depends on every rank's rows: sum what they all say about ours.
         grad = grad.clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others
         dist.all_reduce(grad)
@@ -88,7 +89,11 @@ def least(number: int) -> int:
 @lru_cache(maxsize=1)
 def _host_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
     """All ranks, for tensors in main memory, whatever the backend of `world`."""
-    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
+    if dist.get_backend(world) == "gloo":
+        return world
+    ours = dist.new_group(backend="gloo")
+    assert isinstance(ours, dist.ProcessGroup), "all ranks are in it"
+    return ours
 
 
 def barrier() -> None:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from ssl_core.evaluation.metrics import by_layer, find, layers_of
+from ssl_core.evaluation.metrics import by_layer, known, layers_of
 from ssl_core.schema.metric import Metric
 
 SHOWN = 12  # epochs in the live table
@@ -38,7 +38,7 @@ class RunDisplay:
     def __init__(self, console: Console, epochs: int, columns: Sequence[str]):
         """`columns` are names of metrics."""
         self.console, self.epochs = console, epochs
-        self.columns = [(_heading(name), name, find(name).form) for name in columns]
+        self.columns = [(_heading(name), name, known(name).form) for name in columns]
         self.records: list[Record] = []
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[note]}"), console=console
@@ -104,7 +104,7 @@ class RunDisplay:
 
 def _heading(name: str) -> str:
     """The title of a metric's column."""
-    metric = find(name)
+    metric = known(name)
     return f"{_short(name, metric)} {name.rpartition('/')[2]}" if metric.per_layer else metric.title
 
 

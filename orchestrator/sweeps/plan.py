@@ -104,19 +104,19 @@ def share_of(plan: Plan, nodes: list[dict[str, float]]) -> tuple[WorkerShare, in
         InputError: not one.
     """
     given, scaling = plan.sweep.config.resources, plan.largest.scaling
-    gpus = given.gpus / scaling.workers if given.gpus is not None else scaling.gpus_per_worker
+    gpus = given.gpus / scaling.fixed if given.gpus is not None else scaling.gpus_per_worker
     richest = max(nodes, key=lambda node: node.get("GPU", 0))
     if gpus is None:
         gpus = 1.0 if richest.get("GPU", 0) else 0.0
-    cpus = given.cpus // scaling.workers if given.cpus is not None else scaling.cpus_per_worker
+    cpus = given.cpus // scaling.fixed if given.cpus is not None else scaling.cpus_per_worker
     if cpus is None:
         cpus = max(1, int(richest["CPU"] / richest["GPU"] * gpus)) if gpus and richest.get("GPU", 0) else 1
     share = WorkerShare(max(1, cpus), gpus)
     try:
-        check_fit(scaling, share, plan.largest.positives.searches and scaling.workers > 1, nodes)
+        check_fit(scaling, share, plan.largest.positives.searches and scaling.fixed > 1, nodes)
     except InputError as error:
         raise InputError(f"no trial fits: {error}; `resources` says what a trial takes") from error
-    return share, capacity(share, nodes) // scaling.workers
+    return share, capacity(share, nodes) // scaling.fixed
 
 
 def epochs_of(plan: Plan) -> tuple[int, int]:
@@ -138,7 +138,7 @@ def show_plan(plan: Plan, console: Console, nodes: list[dict[str, float]]) -> No
     c = plan.sweep.config
     share, at_once = share_of(plan, nodes)
     expected, most = epochs_of(plan)
-    workers = plan.largest.scaling.workers
+    workers = plan.largest.scaling.fixed
     per_worker = f"{share.cpus} CPU{'s' if share.cpus > 1 else ''}" + (f", {share.gpus:g} GPUs" if share.gpus else "")
     rows = {
         "searcher": c.searcher.name + (f" ({c.searcher.sampler})" if c.searcher.name == "optuna" else ""),
@@ -274,7 +274,7 @@ def _estimate_hours(plan: Plan, share: WorkerShare, at_once: int, epochs: int) -
         return "not known: trials run on GPUs, and this machine has none"
     rate = _images_per_second(plan.config, share)
     images = len(_images(plan.config.data.model_dump_json()).train)
-    seconds = epochs * images / (rate * plan.config.scaling.workers) / at_once
+    seconds = epochs * images / (rate * plan.config.scaling.fixed) / at_once
     limit = plan.sweep.config.budget.hours
     budget = f", at most {limit:g} h (budget)" if limit else ""
     return f"about {seconds / 3600:.2f} of training, at {rate:.0f} images/s a worker, without evaluation{budget}"

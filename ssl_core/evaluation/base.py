@@ -15,10 +15,11 @@ from ssl_core import distributed
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import InputError
 from ssl_core.evaluation.features import Context, own_images
-from ssl_core.schema.evaluation import EvaluatorConfig
+from ssl_core.schema.evaluation import EvaluatorConfig, KnnConfig, LinearConfig
 from ssl_core.schema.run import RunConfig
 
 Config = TypeVar("Config", bound=EvaluatorConfig)
+Classifier = TypeVar("Classifier", bound=KnnConfig | LinearConfig)
 
 
 class Evaluator(Generic[Config]):
@@ -37,12 +38,13 @@ class Evaluator(Generic[Config]):
         raise NotImplementedError
 
 
-class Classifies(Evaluator[Config]):
+class Classifies(Evaluator[Classifier]):
     """How often a class is known, of images of val by those of train."""
 
-    def __init__(self, config: Config, context: Context):
+    def __init__(self, config: Classifier, context: Context):
         super().__init__(config, context)
         train, val = context.images.train, context.images.val
+        assert val is not None and val.labels is not None and train.labels is not None, "only such are due"  # noqa: PT018
         bank_ids, self.bank = context.features("train", config.max_train)
         query_ids, self.queries = context.features("val", config.max_val)
         self.bank_labels = torch.from_numpy(train.labels[bank_ids])
@@ -60,7 +62,7 @@ class Classifies(Evaluator[Config]):
 def evaluate(evaluators: list[EvaluatorConfig], context: Context) -> dict[str, float]:
     """Run `evaluators`: `name/layer_01`, …, `name/last`, `name/best` for every metric."""
     metrics: dict[str, float] = {}
-    contexts = {None: context}
+    contexts: dict[str | None, Context] = {None: context}
     for config in evaluators:
         place = _data_of(config, context.config)
         if place not in contexts:

@@ -83,15 +83,20 @@ class Context:
             chunks.append([layer.float().unflatten(0, views.shape[:2]).transpose(0, 1).cpu() for layer in layers])
             ids.append(batch.ids)
 
-        def whole(parts: Sequence[Tensor], owner: int | None = None) -> Tensor | None:
-            """The rows of all ranks in the order of keys; on one rank, or on all."""
+        def padded(parts: Sequence[Tensor]) -> Tensor:
             x = torch.cat(list(parts))
-            x = torch.cat([x, x[-1:].expand(rows - len(x), *x.shape[1:])]).to(self.device)
-            x = distributed.all_gather(x) if owner is None else distributed.gather_to(x, owner)
-            return None if x is None else x.unflatten(0, (world, rows)).transpose(0, 1).flatten(0, 1)[: len(keys)].cpu()
+            return torch.cat([x, x[-1:].expand(rows - len(x), *x.shape[1:])]).to(self.device)
 
-        found = {layer: whole(parts, owner_of(layer)) for layer, parts in enumerate(zip(*chunks, strict=True))}
-        return whole(ids).numpy(), {layer: x.transpose(0, 1) for layer, x in found.items() if x is not None}
+        def in_order(x: Tensor) -> Tensor:
+            """Rows of all ranks in the order of keys."""
+            return x.unflatten(0, (world, rows)).transpose(0, 1).flatten(0, 1)[: len(keys)].cpu()
+
+        found = {}
+        for layer, parts in enumerate(zip(*chunks, strict=True)):
+            gathered = distributed.gather_to(padded(parts), owner_of(layer))
+            if gathered is not None:
+                found[layer] = in_order(gathered).transpose(0, 1)
+        return in_order(distributed.all_gather(padded(ids))).numpy(), found
 
 
 def owner_of(layer: int) -> int:

@@ -35,7 +35,8 @@ RUN = (
 
 def table() -> dict[str, Metric]:
     """All metrics by name: those of a run, and those of every evaluator that is known."""
-    evaluators = (metric for kind in EvaluatorConfig.known.values() for metric in kind.metrics)
+    kinds = (kind for kind in EvaluatorConfig.known.values() if issubclass(kind, EvaluatorConfig))
+    evaluators = (metric for kind in kinds for metric in kind.metrics)
     return {metric.name: metric for metric in (*RUN, *evaluators)}
 
 
@@ -53,15 +54,27 @@ def find(name: str) -> Metric | None:
 
     `knn/last`, `cars.knn/layer_03` and `loss/target_06` are `knn`, `knn` and a loss.
     """
-    known = table()
-    if name in known and not known[name].per_layer:
-        return known[name]
+    all_of = table()
+    if name in all_of and not all_of[name].per_layer:
+        return all_of[name]
     layered = re.fullmatch(r"(?:[A-Za-z0-9_-]+\.)?(\w+)/(?:last|best|layer_\d+)", name)
-    if layered and layered[1] in known and known[layered[1]].per_layer:
-        return known[layered[1]]
+    if layered and layered[1] in all_of and all_of[layered[1]].per_layer:
+        return all_of[layered[1]]
     if name.startswith("loss/"):
-        return Metric(name, name.removeprefix("loss/"), False, known["loss"].form)
+        return Metric(name, name.removeprefix("loss/"), False, all_of["loss"].form)
     return None
+
+
+def known(name: str) -> Metric:
+    """The same of a metric that a run has logged.
+
+    Raises:
+        KeyError: nothing is known of it.
+    """
+    metric = find(name)
+    if metric is None:
+        raise KeyError(name)
+    return metric
 
 
 def is_share(name: str) -> bool:

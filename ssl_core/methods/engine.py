@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -72,10 +73,10 @@ class Method(nn.Module):
         active = bool(layered) and hidden.is_active(distill, any(kind.has_predictor for kind in layered))
         self.distill, self.cache = distill if active else None, cache
         # Built in this order, so that one seed gives the plain and the distilled run the same weights.
-        self.student = student
+        self.student: Encoder = student
         depth = student.depth
         self.hidden_layers = hidden.select_layers(self.distill.layers, depth) if self.distill else []
-        self.objectives = nn.ModuleDict()
+        self.objectives = cast("dict[str, Objective]", nn.ModuleDict())
         self.scales: dict[str, float] = {}
         for config in configs:
             layers = [*self.hidden_layers, depth] if config.layered else [depth]
@@ -85,7 +86,7 @@ class Method(nn.Module):
         asked = [see.want for o in self.objectives.values() for see in o.needs() if see.network == "student"]
         student.freeze_what_does_not_reach(reduce(or_, asked))
         self.norms = nn.ModuleDict()
-        if self.hidden_layers and self.distill.per_layer_norm:
+        if self.distill is not None and self.hidden_layers and self.distill.per_layer_norm:
             if not student.is_vit:
                 raise InputError(f"distill.per_layer_norm: {student.name} has no final norm to copy")
             self.norms.update({str(layer): student.copy_of_norm() for layer in self.hidden_layers})
@@ -106,8 +107,7 @@ class Method(nn.Module):
         """Width of `StepOutput.index_features`."""
         if self.cache is not None and self.cache.feature == "projector":
             return self._embedder.embedding_dim
-        network = self.teacher.encoder if self._network == "teacher" else self.student
-        return network.widths[-1]
+        return self._encoder_of(self._network).widths[-1]
 
     def forward(self, batch: Batch, progress: float) -> StepOutput:
         """One training step's loss.
@@ -127,7 +127,7 @@ class Method(nn.Module):
             with torch.no_grad():
                 targets = objective.targets(seen[name], step)
                 if self.cache is not None and self._embedder is objective:
-                    features = self._index_features(objective, seen[name], targets)
+                    features = self._index_features(self.cache, objective, seen[name], targets)
             each = objective.loss(seen[name], targets, step)
             losses[name], own = self.weigh(objective, each, alpha)
             if self.training:
@@ -207,6 +207,12 @@ class Method(nn.Module):
         self.teacher.follow(self.student, self._taught, momentum)
         return momentum
 
+    def _encoder_of(self, network: Network) -> Encoder:
+        if network == "student":
+            return self.student
+        assert self.teacher is not None, "an objective that needs a teacher says so"
+        return self.teacher.encoder
+
     @property
     def _taught(self) -> dict[str, nn.Module]:
         taught = {name: objective.taught for name, objective in self.objectives.items()}
@@ -248,32 +254,32 @@ class Method(nn.Module):
         if self.cache is None or objective is not self._embedder:
             return
         joint = next((see.joint for see in objective.needs() if see.views == "global"), False)
-        encoder = self.teacher.encoder if self._network == "teacher" else self.student
+        encoder = self._encoder_of(self._network)
         yield See(self._network, Want(pooled=(encoder.depth,)), joint=joint)
 
     def _key(self, name: str, see: See) -> "_Pass":
-        encoder = self.student if see.network == "student" else self.teacher.encoder
+        encoder = self._encoder_of(see.network)
         joint = see.joint or not encoder.has_batch_norm
         return _Pass(see.network, see.views, see.first, name if see.hidden else None, joint)
 
     def _pass(self, key: "_Pass", want: Want, batch: Batch) -> Layers:
         views = batch.views[key.views][:1] if key.first else batch.views[key.views]
         hide = self.objectives[key.hider].hide(batch) if key.hider else None
-        if key.network == "teacher":
+        if key.network == "teacher" and self.teacher is not None:
             self.teacher.prepare()
             with torch.no_grad():
                 return _each_view(self.teacher.encoder, views, want, hide, {}, key.joint)
         return _each_view(self.student, views, want, hide, self._norms, key.joint)
 
-    def _index_features(self, objective: Objective, seen: Seen, targets: object) -> Tensor:
+    def _index_features(self, cache: CacheConfig, objective: Objective, seen: Seen, targets: object) -> Tensor:
         """(B, D), float32: of the first view, or the mean of both."""
         network = self._network
-        if self.cache.feature == "projector":
+        if cache.feature == "projector":
             both = objective.embed(seen, network, targets).float()
         else:
-            encoder = self.teacher.encoder if network == "teacher" else self.student
-            both = seen.of(network).pooled[encoder.depth].detach().float().unflatten(0, (2, -1))
-        return both[0] if self.cache.view == "first" else F.normalize(both, dim=-1).mean(dim=0)
+            pooled = seen.of(network).pooled[self._encoder_of(network).depth]
+            both = pooled.detach().float().unflatten(0, (2, -1))
+        return both[0] if cache.view == "first" else F.normalize(both, dim=-1).mean(dim=0)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ssl_core import schedules
 from ssl_core.networks.encoder import chosen_layers
 from ssl_core.schema.distill import DistillConfig
+from ssl_core.schema.types import EveryN
 
 
 def is_active(config: DistillConfig | None, predictor: bool) -> bool:
@@ -21,7 +22,7 @@ def is_active(config: DistillConfig | None, predictor: bool) -> bool:
     return config is not None and (config.alpha > 0 or (config.beta > 0 and predictor))
 
 
-def select_layers(layers: str | list[int] | object, depth: int) -> list[int]:
+def select_layers(layers: str | list[int] | EveryN, depth: int) -> list[int]:
     """The hidden layers (numbered from 1, ascending, without the last) that `distill.layers` names.
 
     Raises:

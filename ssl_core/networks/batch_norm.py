@@ -23,12 +23,13 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             )
         axes = [0, *range(2, x.ndim)]
         mean, var = batch_moments(x, axes)
-        if self.track_running_stats:
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            momentum = self.momentum or 0.0
             count = distributed.world_size() * x.numel() / x.shape[1]
             with torch.no_grad():
-                self.running_mean.lerp_(mean.flatten(), self.momentum)
-                self.running_var.lerp_(var.flatten() * (count / (count - 1)), self.momentum)
-                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean.flatten(), momentum)
+                self.running_var.lerp_(var.flatten() * (count / (count - 1)), momentum)
+                self.num_batches_tracked.add_(1)
         x_hat = (x - mean) * torch.rsqrt(var + self.eps)
         if self.weight is None:
             return x_hat
@@ -66,7 +67,8 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
         InputError: a BatchNorm of another kind, which cannot be replaced one for one.
     """
     for name, child in module.named_children():
-        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d):
+        known = type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
+        if known and isinstance(child, nn.modules.batchnorm._BatchNorm):
             setattr(module, name, _synchronised(child))
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SyncBatchNorm):
             raise InputError(

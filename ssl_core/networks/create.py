@@ -1,6 +1,6 @@
 """timm models by name: with no classifier, for images and patches of the sizes asked for, or a clear refusal."""
 
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import timm
 from timm.layers import PatchEmbed
@@ -34,7 +34,7 @@ def write_out_attention(module: nn.Module) -> None:
     """Have timm's attention multiply matrices itself: torch's fused kernel for bf16 on a CPU is 2 to 5 times slower."""
     for child in module.modules():
         if hasattr(child, "fused_attn"):
-            child.fused_attn = False
+            setattr(child, "fused_attn", False)  # noqa: B010
 
 
 def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Module:
@@ -49,7 +49,7 @@ def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Mod
         near = timm.list_models(f"*{config.name}*")[:3] or timm.list_models(f"{config.name[:6]}*")[:3]
         hint = f"near it: {', '.join(near)}" if near else "timm.list_models() lists them"
         raise InputError(f"backbone.name: timm has no model {config.name}; {hint}")
-    sizes = {"img_size": config.image_size}
+    sizes: dict[str, Any] = {"img_size": config.image_size}
     if config.patch_size:
         sizes["patch_size"] = config.patch_size
     if config.pool == "mean":

@@ -7,6 +7,7 @@ they want, pooled to one vector an image or patch by patch, and get them all in 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from timm.layers import PatchEmbed, build_sincos2d_pos_embed
@@ -119,11 +120,13 @@ class Encoder(nn.Module):
 
     def __init__(self, config: BackboneConfig, local_size: int | None = None):
         super().__init__()
-        self.model = create_timm(config, local_size)
+        self.model: Any  # timm's models have no type in common
+        self.model = model = cast("Any", create_timm(config, local_size))
         self.name, self.channels, self.pool = config.name, config.channels, config.pool
+        self.widths: list[int]
         self.is_vit = hasattr(self.model, "blocks") and hasattr(self.model, "num_prefix_tokens")
         if self.is_vit:
-            self.widths = [self.model.embed_dim] * len(self.model.blocks)
+            self.widths = [model.embed_dim] * len(model.blocks)
             self._indices = list(range(len(self.widths)))
             if config.pool == "token" and not self.model.num_prefix_tokens:
                 raise InputError(f"backbone.pool: {config.name} has no class token; set backbone.pool=mean")
@@ -135,7 +138,7 @@ class Encoder(nn.Module):
             for key in ("freeze_patch_embed", "patch_size", "position"):
                 if getattr(config, key) not in (False, None, "learned"):
                     raise InputError(f"backbone.{key}: {config.name} is no vision transformer")
-            maps = [stage["num_chs"] for stage in self.model.feature_info]
+            maps = [stage["num_chs"] for stage in model.feature_info]
             self._indices = list(range(len(maps)))[-STAGES:]
             self.widths = maps[-STAGES:]
         self.image_size = config.image_size
@@ -166,7 +169,7 @@ class Encoder(nn.Module):
 
     def _own_norm(self, owner: nn.Module | None, name: str) -> nn.Module:
         """A norm of the last layer's features; Identity where there is none, or `name` is something else."""
-        norm = getattr(owner, name, None)
+        norm: Any = getattr(owner, name, None)
         if self.is_vit and isinstance(norm, nn.Module):
             return norm
         fits = isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (self.widths[-1],)
@@ -256,7 +259,7 @@ class Encoder(nn.Module):
         """
         model = self.model
         x = model.patch_embed(images)
-        if hide is not None and hide.where is not None:
+        if hide is not None and hide.where is not None and hide.token is not None:
             x = torch.where(hide.where.view(*x.shape[:-1], 1), hide.token.to(x.dtype), x)
         x = model._pos_embed(x)
         if hide is not None and hide.seen is not None:
@@ -362,7 +365,7 @@ class Encoder(nn.Module):
             parameter.requires_grad = False
 
 
-def _first_token_behind(block: Block, x: Tensor) -> Tensor:
+def _first_token_behind(block: Any, x: Tensor) -> Tensor:
     """The first token (N, 1, D) behind a block."""
     x = (x + block.drop_path1(block.ls1(block.attn(block.norm1(x)))))[:, 0]
     return (x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))))[:, None]

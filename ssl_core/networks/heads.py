@@ -8,6 +8,7 @@ training, so there are no running statistics.
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ class LayerBatchNorm(nn.Module):
         x = x.view(layers, groups, rows // groups, dim)
         mean, var = batch_moments(x, axes=[2])
         scale = torch.rsqrt(var + self.eps)
-        if self.weight is None:
+        if self.weight is None or self.bias is None:
             x = (x - mean) * scale
         else:  # one multiplication and one addition over the rows
             scale = scale * self.weight[:, None]
@@ -162,7 +163,8 @@ class PrototypeHead(nn.Module):
         for module in self.mlp.modules():
             if isinstance(module, (LayerLinear, nn.Linear)):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.prototypes = Prototypes(len(widths), bottleneck_dim, prototypes)
 
     def forward(self, features: Sequence[Tensor] | Tensor, groups: int) -> Tensor:
@@ -199,12 +201,12 @@ def stacked_vectors(module: nn.Module) -> set[str]:
 
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(scale)
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.saved_tensors[0], None
 
 

@@ -25,6 +25,7 @@ class Predictor(nn.Module):
         self.embed = nn.Linear(in_dim, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         positions = build_sincos2d_pos_embed(list(grid), config.dim, interleave_sin_cos=True)
+        self.positions: Tensor
         self.register_buffer("positions", positions, persistent=False)
         self.blocks = nn.ModuleList(Block(config.dim, config.heads, qkv_bias=True) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim)
@@ -35,7 +36,8 @@ class Predictor(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         nn.init.trunc_normal_(self.heads.weight, std=0.02)
-        nn.init.zeros_(self.heads.bias)
+        if self.heads.bias is not None:
+            nn.init.zeros_(self.heads.bias)
 
     def forward(self, seen_BVD: Tensor, masks: Masks) -> Tensor:
         """Predictions (H, B, T, P, out_dim) of each head for each target block, from the same seen patches."""

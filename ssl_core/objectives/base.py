@@ -56,6 +56,11 @@ class Seen:
     answers: Mapping[See, Layers]
     head: nn.Module | None = None
 
+    def taught(self, features: list[Tensor], groups: int) -> Tensor:
+        """What the teacher's copy of `Objective.taught` makes of features (N, D)."""
+        assert self.head is not None
+        return self.head(features, groups)
+
     def of(self, network: Network, views: str = "global") -> Layers:
         """The answer for a network and kind of view."""
         return next(layers for see, layers in self.answers.items() if (see.network, see.views) == (network, views))
@@ -126,6 +131,7 @@ class Objective(nn.Module, Generic[Config]):
         super().__init__()
         self.config, self.epochs = config, place.epochs
         self.layers = list(place.layers)
+        self.weights: Tensor
         self.register_buffer("weights", torch.full((len(self.layers),), 1.0 / len(self.layers)), persistent=False)
 
     def needs(self) -> list[See]:
@@ -165,9 +171,9 @@ class Objective(nn.Module, Generic[Config]):
         raise NotImplementedError
 
     @property
-    def embedding_dim(self) -> int | None:
-        """The width E of that; None where it has none."""
-        return None
+    def embedding_dim(self) -> int:
+        """The width E of that."""
+        raise NotImplementedError
 
     def parts(self, losses: Tensor) -> dict[str, Tensor]:
         """What is logged of the losses, by name below `loss/`."""

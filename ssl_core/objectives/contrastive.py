@@ -38,6 +38,7 @@ class MoCoV3(ViewPrediction[MoCoV3Config]):
         return LayerMLP(widths, self.config.hidden_dim, self.config.output_dim, 2, output_norm=True)
 
     def keys(self, projections: Tensor, targets: Tensor | None, step: Step) -> Tensor:
+        assert targets is not None
         return _of_all_ranks(targets)
 
     def direction(self, q_LBD: Tensor, other_MD: Tensor, same_MD: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class BYOL(ViewPrediction[BYOLConfig]):
         return LayerMLP(widths, self.config.hidden_dim, self.config.output_dim, 2, output_norm=False)
 
     def keys(self, projections: Tensor, targets: Tensor | None, step: Step) -> Tensor:
+        assert targets is not None
         return targets
 
     def direction(self, q_LBD: Tensor, other_MD: Tensor, same_MD: Tensor) -> Tensor:
@@ -55,4 +56,5 @@ class SimSiam(ViewPrediction[SimSiamConfig]):
         """The predictors', if it says so."""
         if self.config.constant_predictor_lr:
             for heads in self.all_heads:
-                yield from heads.predictor.parameters()
+                if heads.predictor is not None:
+                    yield from heads.predictor.parameters()

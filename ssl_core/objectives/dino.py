@@ -26,6 +26,7 @@ class DINO(ViewPrediction[DINOConfig]):
 
     def __init__(self, config: DINOConfig, place: Place):
         super().__init__(config, place)
+        self.center: Tensor
         self.register_buffer("center", torch.zeros(config.output_dim))
 
     def make_projector(self, widths: Sequence[int], hidden_dim: int, depth: int) -> PrototypeHead:
@@ -40,15 +41,14 @@ class DINO(ViewPrediction[DINOConfig]):
 
     def keys(self, projections: Tensor, targets: Tensor | None, step: Step) -> Tensor:
         """The teacher's probabilities, with the centre of the steps before."""
+        assert targets is not None
         return torch.softmax((targets.float() - self.center) / self.teacher_temperature(step.progress), dim=-1)
 
     def direction(self, q_LBD: Tensor, other_MD: Tensor, same_MD: Tensor) -> Tensor:
         return soft_cross_entropy(q_LBD.float() / self.config.temperature, other_MD)
 
     def after_step(self, seen: Seen, targets: Tensor | None, step: Step) -> None:
-        self.move_center(targets)
-
-    def move_center(self, targets: Tensor) -> None:
+        assert targets is not None
         mean = distributed.mean_over_ranks(targets.float().mean(dim=(0, 1)))
         self.center.lerp_(mean, 1.0 - self.config.center_momentum)
 
@@ -56,4 +56,5 @@ class DINO(ViewPrediction[DINOConfig]):
         """The prototypes, in the first epochs."""
         if schedules.epoch_at(progress, self.epochs) < self.config.freeze_last_layer:
             for heads in self.all_heads:
+                assert isinstance(heads.projector, PrototypeHead)
                 yield heads.projector.prototypes.weight

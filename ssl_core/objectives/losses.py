@@ -18,12 +18,13 @@ Parameters = ParamSpec("Parameters")
 
 def in_float32(loss: Callable[Parameters, Tensor]) -> Callable[Parameters, Tensor]:
     """`loss` of float32 tensors, outside of any autocast: a bf16 matrix product would lose its logits' last digits."""
+    exact: Callable[..., Tensor] = loss
 
     @functools.wraps(loss)
     def computed(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Tensor:
         (first, *_) = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         with torch.autocast(first.device.type, enabled=False):
-            return loss(*(_widened(x) for x in args), **{name: _widened(x) for name, x in kwargs.items()})
+            return exact(*map(_widened, args), **{name: _widened(x) for name, x in kwargs.items()})
 
     return computed
 
@@ -33,7 +34,9 @@ def _widened(x: object) -> object:
 
 
 @in_float32
-def info_nce(q_LBD: Tensor, other_MD: Tensor, first_row: int, temperature: float, same_MD: Tensor | None = None):
+def info_nce(
+    q_LBD: Tensor, other_MD: Tensor, first_row: int, temperature: float, same_MD: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of cos(q, keys) / temperature, the positive of row i being key `first_row` + i.
 
     Args:

@@ -85,7 +85,7 @@ class ViewPrediction(Objective[Config]):
         if not self.teacher:
             return None
         features = seen.of("teacher").pooled[self.depth]
-        return _by_view(seen.head([features], self._groups(2)), 2)[0]
+        return _by_view(seen.taught([features], self._groups(2)), 2)[0]
 
     def loss(self, seen: Seen, targets: Tensor | None, step: Step) -> Tensor:
         views, features = self._features(seen)
@@ -116,7 +116,7 @@ class ViewPrediction(Objective[Config]):
 
     def embed(self, seen: Seen, network: Network, targets: Tensor | None) -> Tensor:
         """Projections of the global views: (2, B, D)."""
-        if network == "teacher":
+        if network == "teacher" and targets is not None:
             return targets
         features = seen.of("student").pooled[self.depth]
         return _by_view(self.last.project([features], self._groups(2)), 2)[0]
@@ -137,6 +137,7 @@ class ViewPrediction(Objective[Config]):
         return [heads for heads in (self.last, self.hidden) if heads is not None]
 
     def _hidden_heads(self, place: Place) -> LayerHeads:
+        assert place.distill is not None, "hidden layers learn by it alone"
         distill, widths = place.distill, [place.encoder.widths[layer - 1] for layer in self.layers[:-1]]
         if distill.projector_layers == 0:
             if not self.has_predictor:
@@ -171,7 +172,7 @@ class ViewPrediction(Objective[Config]):
             for other in (1, 0)
             if other != view
         ]
-        return sum(losses) * ((2 if self.sum_directions else 1) / len(losses))
+        return sum(losses[1:], losses[0]) * ((2 if self.sum_directions else 1) / len(losses))
 
 
 def _by_view(x: Tensor, views: int) -> Tensor:

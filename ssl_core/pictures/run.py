@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ssl_core.data.sources.base import BROKEN, Source
 from ssl_core.data.views import to_channels
 from ssl_core.errors import InputError
-from ssl_core.evaluation.metrics import by_layer, find, layers_of
+from ssl_core.evaluation.metrics import by_layer, known, layers_of
 from ssl_core.files import write_atomically
 
 Record = Mapping[str, float]
@@ -40,7 +40,7 @@ def draw_plots(history: Sequence[Record], folder: Path) -> list[Path]:
 
 
 def _title(name: str) -> str:
-    return f"{name.partition('.')[0]}: {find(f'{name}/last').title}" if "." in name else find(f"{name}/last").title
+    return f"{name.partition('.')[0]}: {known(f'{name}/last').title}" if "." in name else known(f"{name}/last").title
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -103,7 +103,7 @@ def _heat_map(records: Sequence[Record], name: str) -> Figure:
     figure, axis = plt.subplots(
         figsize=(max(5, 1.5 + 0.6 * columns), max(3, 1.4 + 0.32 * layers)), layout="constrained"
     )
-    shown = 100 * values if find(f"{name}/last").is_share else values
+    shown = 100 * values if known(f"{name}/last").is_share else values
     picture = axis.imshow(shown, aspect="auto", origin="lower", cmap="viridis")
     axis.set_yticks(range(layers), [str(layer + 1) for layer in range(layers)])
     step = max(1, columns // 16)
@@ -114,7 +114,7 @@ def _heat_map(records: Sequence[Record], name: str) -> Figure:
         for (layer, column), value in np.ndenumerate(shown):
             colour = "black" if value > middle else "white"
             axis.text(column, layer, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(picture, label="%" if find(f"{name}/last").is_share else None)
+    figure.colorbar(picture, label="%" if known(f"{name}/last").is_share else None)
     return figure
 
 
@@ -123,10 +123,10 @@ def _before_after(before: Record, after: Record) -> Figure:
     figure, axes = plt.subplots(1, len(names), figsize=(3.0 * len(names), 3.2), layout="constrained", squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         layers = range(1, len(layers_of(after, name)) + 1)
-        scale = 100 if find(f"{name}/last").is_share else 1
+        scale = 100 if known(f"{name}/last").is_share else 1
         axis.plot(layers, [scale * v for v in layers_of(before, name)], "o--", color="0.6", label="random init")
         axis.plot(layers, [scale * v for v in layers_of(after, name)], "o-", label=f"epoch {after['epoch']:.0f}")
-        axis.set(title=_title(name) + (" (%)" if find(f"{name}/last").is_share else ""), xlabel="layer")
+        axis.set(title=_title(name) + (" (%)" if known(f"{name}/last").is_share else ""), xlabel="layer")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
     return figure

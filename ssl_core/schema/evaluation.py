@@ -1,6 +1,6 @@
 """`evaluation`: what is measured of every layer, and how often."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -29,6 +29,9 @@ class EvaluatorConfig(Registered):
 
     metrics: ClassVar[tuple[Metric, ...]]
     """What it measures of every layer."""
+
+    if TYPE_CHECKING:
+        kind: str
 
     every: PositiveInt = Field(1, description="epochs; the first and the last evaluation always take place")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(

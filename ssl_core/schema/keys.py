@@ -34,9 +34,10 @@ def differences(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any
     old, new = keys(before), keys(after)
     found = {}
     for key in dict.fromkeys([*old, *new]):
-        was, is_now = (all_of.get(key, (None, None)) for all_of in (old, new))
-        if was[0] != is_now[0]:
-            found[key] = (was[0], is_now[0], was[1] or is_now[1])
+        fact = (old.get(key) or new[key])[1]
+        was, now = (all_of.get(key, (None, fact))[0] for all_of in (old, new))
+        if was != now:
+            found[key] = (was, now, fact)
     return found
 
 
@@ -53,5 +54,5 @@ def _walk(node: Any, prefix: str, fact: Key) -> list[tuple[str, Any, Key]]:
 
 
 def _of(section: type[BaseModel], field: FieldInfo) -> Key:
-    said = next((item for item in field.metadata if isinstance(item, Key)), None)
-    return said or getattr(section, "key", Key())
+    said = (item for item in field.metadata if isinstance(item, Key))
+    return next(said, section.key if issubclass(section, Section) else Key())

@@ -4,7 +4,7 @@ A class here names its implementation; the class variables say what it needs, fo
 anything is built.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -45,6 +45,9 @@ class ObjectiveConfig(Registered):
     hides: ClassVar[bool] = False
     """It hides patches of an image (its section has a `mask`), which a ViT alone can do without."""
 
+    if TYPE_CHECKING:
+        name: str
+
     weight: Annotated[PositiveFloat, SCIENCE] = Field(1.0, description="of its loss, beside those of other objectives")
 
 
@@ -55,6 +58,9 @@ class FrameworkBase(ObjectiveConfig):
     crops: ClassVar[bool] = True
     layered: ClassVar[bool] = True
     embeds: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+        momentum: float  # of those with a teacher
 
     output_dim: PositiveInt = Field(256, description="width of projections and predictions")
     hidden_dim: PositiveInt = Field(4096, description="hidden width of the last layer's projector and all predictors")

@@ -4,7 +4,7 @@ YAML recipes and `KEY=VALUE` overrides parse into these models and into nothing 
 (`ssl_core.recipes` does that); unknown keys and wrong types are errors.
 """
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import Field, NonNegativeInt, model_validator
 
@@ -19,21 +19,27 @@ from ssl_core.schema.scaling import CheckpointConfig, ScalingConfig, TrackingCon
 from ssl_core.schema.types import OPERATION, Section
 from ssl_core.schema.views import ViewsConfig
 
+if TYPE_CHECKING:
+    AnyObjective: TypeAlias = ObjectiveConfig
+    AnyEvaluator: TypeAlias = EvaluatorConfig
+else:  # those that are known by now, those of other packages too
+    AnyObjective, AnyEvaluator = ObjectiveConfig.any_of(), EvaluatorConfig.any_of()
+
 
 class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), OPERATION] = "pretrain"
     seed: NonNegativeInt = 0
     data: DataConfig
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
-    framework: ObjectiveConfig.any_of() | None = Field(None, description="what the network learns from, by name")
-    objectives: list[ObjectiveConfig.any_of()] = Field(
+    framework: AnyObjective | None = Field(None, description="what the network learns from, by name")
+    objectives: list[AnyObjective] = Field(
         default_factory=list, description="in the place of framework: several objectives at once, each with its weight"
     )
     distill: DistillConfig | None = None
     positives: PositivesConfig = Field(default_factory=PositivesConfig)
     views: ViewsConfig = Field(default_factory=ViewsConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
-    evaluation: list[EvaluatorConfig.any_of()] = Field(default_factory=lambda: [KnnConfig(), GeometryConfig()])
+    evaluation: list[AnyEvaluator] = Field(default_factory=lambda: [KnnConfig(), GeometryConfig()])
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
@@ -86,9 +92,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         compares = next((objective for objective in self.all_objectives if objective.views > 1), None)
-        if self.positives.searches and self.positives.cache.feature == "projector" and not compares.embeds:
+        by_projector = self.positives.searches and self.positives.cache.feature == "projector"
+        if by_projector and compares is not None and not compares.embeds:
+            width = getattr(compares, "output_dim", "")
             raise ValueError(
-                f"positives.cache.feature: projector would keep {compares.output_dim} prototypes of every image; "
+                f"positives.cache.feature: projector would keep {width} prototypes of every image; "
                 f"{compares.name} searches with positives.cache.feature=backbone"
             )
         if self.possible_workers:
@@ -123,4 +131,4 @@ class RunConfig(Section):
     @property
     def micro_batch(self) -> int:
         """Images of one forward pass in one worker; the number of workers must be one."""
-        return self.optim.batch_size // (self.scaling.workers * self.optim.accumulate)
+        return self.optim.batch_size // (self.scaling.fixed * self.optim.accumulate)

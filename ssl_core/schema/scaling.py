@@ -29,6 +29,17 @@ class ScalingConfig(Section):
         return value
 
     @property
+    def fixed(self) -> int:
+        """The number of workers, where it is one.
+
+        Raises:
+            ValueError: it is a range.
+        """
+        if isinstance(self.workers, tuple):
+            raise ValueError(f"scaling.workers: {list(self.workers)}: expected one number")
+        return self.workers
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """The least and the most workers."""
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
