@@ -16,7 +16,8 @@ import json, sys
 import torch
 from ssl_core import recipes
 from ssl_core.data.sources import open_images
-from ssl_core.training.loop import Pretraining, Reporter
+from ssl_core.training.events import Listener
+from ssl_core.training.loop import Pretraining
 from tests.gloo import Ranks
 
 
@@ -24,7 +25,7 @@ def losses(words, workers=1):
     torch.set_num_threads(1)
     config = recipes.load(words[0], words[1:]).with_workers(workers)
     run = Pretraining(config, open_images(config.data), loaders=0)
-    return run.run(Reporter())[1:]
+    return run.run()[1:]
 
 
 if __name__ == "__main__":

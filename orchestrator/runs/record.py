@@ -4,7 +4,10 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ from orchestrator.runs.supervise import Training, check_method
 from orchestrator.tracking.mlflow import Courier, Tracker, track_run
 from ssl_core.errors import InputError
 from ssl_core.files import write_atomically
+from ssl_core.training.events import EpochEnded, Event, Listener, Record, Started, Stepped, Warned, tell
 from ssl_core.training.history import History
 
 if TYPE_CHECKING:
@@ -59,7 +63,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
                 training.stop()
                 raise
             try:
-                with recorder.display:
+                with recorder.shows.display:
                     training.follow(recorder.take)
             except KeyboardInterrupt:
                 recorder.close("KILLED")
@@ -79,111 +83,60 @@ def _open_tracker(run: Run, courier: Courier) -> Tracker:
     return tracker
 
 
-class _Recorder:
-    """Takes the workers' messages: shows them, writes them down, hands them to MLflow."""
+class _Shows(Listener):
+    """In the terminal: the table of epochs, what is trained on what, warnings."""
 
-    def __init__(
-        self, run: Run, images: "Images", tracker: Tracker, courier: Courier, console: Console, started: float
-    ):
-        self.run, self.images, self.console, self.started = run, images, console, started
-        self.tracker, self.courier = tracker, courier
+    def __init__(self, run: Run, console: Console):
+        config = run.config
+        columns = ["epoch", "loss", "loss/last", "knn/last", "knn/best", "linear/last", "rankme/last"]
+        if config.distill is not None:
+            columns[3:3] = ["loss/hidden", "loss/predictor", "alpha"]
+        if config.positives.kind != "augment":
+            columns += ["positives/bootstrap_ratio", "positives/same_class"]
+        self.console = console
+        self.display = RunDisplay(console, config.optim.epochs, [*columns, "images_per_second"])
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.display.start(event.history)
+            done = f", going on after epoch {event.history[-1]['epoch']:.0f}" if event.history else ""
+            self.console.print(
+                f"training on {event.device}, {event.workers} worker(s); "
+                f"encoder {event.encoder / 1e6:.2f} M parameters, {event.steps} steps an epoch{done}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        elif isinstance(event, Stepped):
+            self.display.step(event.epoch, event.step, event.steps, event.images_per_second)
+        elif isinstance(event, EpochEnded):
+            self.display.epoch(event.record)
+        elif isinstance(event, Warned):
+            warn(self.console, event.message)
+
+
+class _WritesDown(Listener):
+    """In the run's folder: figures as they come, and a summary at the end."""
+
+    def __init__(self, run: Run, started: float):
+        self.run, self.started = run, started
         self.history = History(run.output)
         self.about: dict[str, Any] = {}
         self.startup_seconds: float | None = None
-        columns = [
-            "epoch",
-            "loss",
-            "loss/last",
-            "knn/last",
-            "knn/best",
-            "linear/last",
-            "rankme/last",
-            "images_per_second",
-        ]
-        if run.config.distill is not None:
-            columns += ["loss/hidden", "loss/predictor", "alpha"]
-        if run.config.positives.kind != "augment":
-            columns += ["positives/bootstrap_ratio", "positives/same_class"]
-        self.display = RunDisplay(console, run.config.optim.epochs, columns)
 
-    def take(self, messages: list[tuple[str, Any]]) -> None:
-        for kind, content in messages:
-            getattr(self, f"_on_{kind}")(content)
+    def on(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.about = {key: value for key, value in asdict(event).items() if key != "history"}
+            self.history.begin(event.history)
+        elif isinstance(event, Stepped) and self.startup_seconds is None:
+            self.startup_seconds = event.time - self.started
+        elif isinstance(event, EpochEnded):
+            self.history.add(event.record)
 
-    def _on_start(self, content: dict[str, Any]) -> None:
-        records = content.pop("history")
-        self.about = content
-        self.history.begin(records)
-        self.tracker.log(*records)
-        self.tracker.tag("device", content["device"])
-        self.display.start(records)
-        done = f", going on after epoch {records[-1]['epoch']:.0f}" if records else ""
-        self.console.print(
-            f"training on {content['device']}, {content['workers']} worker(s); "
-            f"encoder {content['encoder'] / 1e6:.2f} M parameters, {content['steps']} steps an epoch{done}",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-    def _on_step(self, content: dict[str, Any]) -> None:
-        if self.startup_seconds is None:
-            self.startup_seconds = content["time"] - self.started
-        self.display.step(content["epoch"], content["step"], content["steps"], content["images_per_second"])
-
-    def _on_epoch(self, record: dict[str, float]) -> None:
-        self.history.add(record)
-        self.display.epoch(record)
-        self.tracker.log(record)
-        self._draw(int(record["epoch"]))
-
-    def _draw(self, epoch: int) -> None:
-        """The picture of images that this epoch asks for."""
-        config = self.run.config
-        if not config.hides and not config.positives.searches:
-            return
-        name, section = ("masks", config.hides[0]) if config.hides else ("neighbors", config.positives)
-        if not epoch or (epoch % section.picture_every and epoch != config.optim.epochs):
-            return
-        if config.hides:
-            from ssl_core.pictures.masks import draw_masks as draw
-        else:
-            from ssl_core.pictures.neighbors import draw_neighbors as draw
-
-        target = self.run.plots / f"{name}_{epoch:04d}.png"
-        try:
-            draw(config, self.run.output, self.images.train, target, epoch)
-        except (InputError, FileNotFoundError):
-            return  # training is epochs ahead, and has dropped what this picture needs
-        self.tracker.log_files([(target, "plots")])
-
-    def _on_warning(self, message: str) -> None:
-        self.warn(message)
-
-    def warn(self, message: str) -> None:
-        warn(self.console, message)
-
-    def close(self, status: str) -> dict[str, Any]:
-        """Write the summary and the pictures, and end the MLflow run."""
-        from ssl_core.pictures.run import draw_plots
-
-        summary = self._summary(status)
-        write_atomically(
-            self.run.output / "summary.json", lambda file: file.write(json.dumps(summary, indent=2).encode())
-        )
-        files: list[tuple[Path, str | None]] = [(self.run.output / "summary.json", None)]
-        if status != "KILLED":  # a stop should be quick; what is resumed draws them at its end
-            files += [(path, "plots") for path in draw_plots(self.history.records, self.run.plots)]
-        if status == "FINISHED":
-            files.append((self.run.model_file, None))
-        self.tracker.log_files(files)
-        self.tracker.finish(status)
-        self.courier.close(self.run.output, stopped=status == "KILLED")
-        return summary
-
-    def _summary(self, status: str) -> dict[str, Any]:
+    def summarise(self, status: str, tracker: Tracker) -> dict[str, Any]:
+        """Write the summary; what is in it."""
         history = self.history.records
         trained = [record for record in history if "loss" in record]
-        return {
+        summary = {
             "name": self.run.config.name,
             "status": status,
             "epochs": int(history[-1]["epoch"]) if history else 0,
@@ -197,8 +150,100 @@ class _Recorder:
             **self.about,
             "versions": versions(),
             "git_revision": git_revision(),
-            "mlflow": {"uri": self.tracker.uri, "run_id": self.tracker.run_id},
+            "mlflow": {"uri": tracker.uri, "run_id": tracker.run_id},
         }
+        text = json.dumps(summary, indent=2)
+        write_atomically(self.run.output / "summary.json", lambda file: file.write(text.encode()))
+        return summary
+
+
+class _Logs(Listener):
+    """In MLflow: figures, and what it was trained on."""
+
+    def __init__(self, tracker: Tracker):
+        self.tracker = tracker
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.tracker.log(*event.history)
+            self.tracker.tag("device", event.device)
+        elif isinstance(event, EpochEnded):
+            self.tracker.log(event.record)
+
+
+class _Draws(Listener):
+    """Pictures, in a thread of its own, which nobody waits for before the end. matplotlib takes one thread only."""
+
+    def __init__(self, run: Run, images: "Images", tracker: Tracker, console: Console):
+        self.run, self.images, self.tracker, self.console = run, images, tracker, console
+        self._thread = ThreadPoolExecutor(1)
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            self._thread.submit(self._draw_images, int(event.record["epoch"]))
+
+    def _draw_images(self, epoch: int) -> None:
+        """The picture of images that this epoch asks for."""
+        config = self.run.config
+        if config.hides:
+            from ssl_core.pictures.masks import draw_masks as draw
+
+            name, every = "masks", config.hides[0].picture_every
+        elif config.positives.searches:
+            from ssl_core.pictures.neighbors import draw_neighbors as draw
+
+            name, every = "neighbors", config.positives.picture_every
+        else:
+            return
+        if not epoch or (epoch % every and epoch != config.optim.epochs):
+            return
+        target = self.run.plots / f"{name}_{epoch:04d}.png"
+        try:
+            draw(config, self.run.output, self.images.train, target, epoch)
+        except (InputError, FileNotFoundError):
+            return  # training is epochs ahead, and has dropped what this picture needs
+        except Exception as error:  # the run goes on: its figures are in files
+            warn(self.console, f"pictures: {type(error).__name__}: {error}")
+            return
+        self.tracker.log_files([(target, "plots")])
+
+    def finish(self, records: Sequence[Record], plots: bool) -> list[Path]:
+        """Wait for what is being drawn, and draw the pictures of the whole run."""
+        from ssl_core.pictures.run import draw_plots
+
+        drawn = self._thread.submit(draw_plots, records, self.run.plots).result() if plots else []
+        self._thread.shutdown(wait=True, cancel_futures=not plots)
+        return drawn
+
+
+class _Recorder:
+    """Everybody who hears of a run, and its end."""
+
+    def __init__(
+        self, run: Run, images: "Images", tracker: Tracker, courier: Courier, console: Console, started: float
+    ):
+        self.run, self.tracker, self.courier = run, tracker, courier
+        self.shows, self.written = _Shows(run, console), _WritesDown(run, started)
+        self.draws = _Draws(run, images, tracker, console)
+        self.listeners = [self.written, self.shows, _Logs(tracker), self.draws]
+
+    def take(self, events: list[Event]) -> None:
+        for event in events:
+            tell(self.listeners, event)
+
+    def close(self, status: str) -> dict[str, Any]:
+        """Write the summary and the pictures, and end the MLflow run."""
+        # A stop should be quick; what is resumed draws them at its end.
+        plots = self.draws.finish(self.written.history.records, plots=status != "KILLED")
+        summary = self.written.summarise(status, self.tracker)
+        files: list[tuple[Path, str | None]] = [(self.run.output / "summary.json", None)]
+        files += [(path, "plots") for path in plots]
+        if status == "FINISHED":
+            files.append((self.run.model_file, None))
+        self.tracker.log_files(files)
+        self.tracker.finish(status)
+        self.courier.close(self.run.output, stopped=status == "KILLED")
+        return summary
 
 
 def show_summary(summary: dict[str, Any], output: Path, console: Console) -> None:
@@ -221,26 +266,25 @@ def show_summary(summary: dict[str, Any], output: Path, console: Console) -> Non
     console.print("look at it: [bold]strata ui[/bold]")
 
 
-class interruptible:
+@contextmanager
+def interruptible() -> Iterator[None]:
     """SIGTERM stops a run as Ctrl-C does; the second of either ends this process where it stands."""
+    from orchestrator.cluster.connect import end_at_once
 
-    def __enter__(self) -> None:
-        from orchestrator.cluster.connect import end_at_once
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals: list[int] = []
 
-        stopped = False
+    def stop(number: int, _: object) -> None:
+        if signals:
+            end_at_once()
+        signals.append(number)
+        raise KeyboardInterrupt
 
-        def stop(*_: object) -> None:
-            nonlocal stopped
-            if stopped:
-                end_at_once()
-            stopped = True
-            raise KeyboardInterrupt
-
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        if self._main:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,13 +4,14 @@ import errno
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import WorkFailed
 from orchestrator.runs.folder import Run
 from ssl_core.errors import DataError, InputError, TrainingDiverged
 from ssl_core.files import remove_tree
 from ssl_core.schema.run import RunConfig
+from ssl_core.training.events import EpochEnded, Event
 
 if TYPE_CHECKING:
     from orchestrator.cluster.room import WorkerShare
@@ -150,8 +151,8 @@ class Training:
             self.error = error
         remove_tree(self.run.output / RAY_TRAIN)
 
-    def follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
-        """Hand all messages to `take` until training has ended.
+    def follow(self, take: Callable[[list[Event]], None]) -> None:
+        """Hand all events to `take` until training has ended.
 
         After a lost process or node it goes on from the newest checkpoint; so it does before a node leaves, and with
         more workers, where the configuration allows them and there is new room.
@@ -164,7 +165,7 @@ class Training:
         finally:
             self._release_room()
 
-    def _follow(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+    def _follow(self, take: Callable[[list[Event]], None]) -> None:
         while True:
             self._follow_once(take)
             if self.error is None:
@@ -183,7 +184,7 @@ class Training:
                 self._warn(f"a process was lost ({what}); going on from the newest checkpoint ({count})")
             self._start()
 
-    def _follow_once(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+    def _follow_once(self, take: Callable[[list[Event]], None]) -> None:
         import ray
 
         try:
@@ -200,12 +201,13 @@ class Training:
         for shard in self.shards:
             ray.kill(shard)
 
-    def _take(self, take: Callable[[list[tuple[str, Any]]], None]) -> None:
+    def _take(self, take: Callable[[list[Event]], None]) -> None:
         import ray
 
-        messages = ray.get(self.mailbox.take.remote())
-        take(messages)
-        if not self._moves and (why := self._why_move(epoch_ended="epoch" in {kind for kind, _ in messages})):
+        events = ray.get(self.mailbox.take.remote())
+        take(events)
+        ended = any(isinstance(event, EpochEnded) for event in events)
+        if not self._moves and (why := self._why_move(epoch_ended=ended)):
             self._moves = why
             self.mailbox.stop.remote()  # they keep a checkpoint first
 
@@ -273,7 +275,7 @@ def check_method(config: RunConfig, images: "Images") -> int:
     import torch
 
     from ssl_core import methods
-    from ssl_core.training.loop import check_best, check_images
+    from ssl_core.training.checks import check_best, check_images
 
     check_images(config, images)
     with torch.device("meta"):  # shapes only

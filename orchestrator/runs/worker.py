@@ -3,8 +3,7 @@
 import multiprocessing
 import multiprocessing.forkserver
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,12 +17,12 @@ import torch.distributed as dist
 from orchestrator.cluster.connect import own_address
 from orchestrator.cluster.ray_private import WORKER_MODULE
 from orchestrator.index.actors import ShardedIndex
-from ssl_core import distributed
 from ssl_core.data.sources import open_images
 from ssl_core.files import as_path
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checkpoints import CheckpointStore
-from ssl_core.training.loop import Pretraining, Record, Reporter
+from ssl_core.training.events import CheckpointDue, EpochEnded, Event, Listener, Stepped, Warned
+from ssl_core.training.loop import Pretraining
 
 STEP_INTERVAL = 0.5  # seconds between two messages about steps
 # Every loader process has these already; the second is what it runs again because it is a worker's main module.
@@ -32,70 +31,64 @@ LOADER_IMPORTS = ["ssl_core.data.loading", WORKER_MODULE]
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Messages from rank 0 to the driver, in order, and the driver's wish to stop.
+    """Events of rank 0 for the driver, in order, and the driver's wish to stop.
 
     Owned by the driver: it goes when the driver goes.
     """
 
     def __init__(self) -> None:
-        self._messages: list[tuple[str, Any]] = []
+        self._events: list[Event] = []
         self._stopped = False
 
-    def put(self, kind: str, content: Any) -> bool:
-        """Leave a message; whether to stop."""
-        self._messages.append((kind, content))
+    def put(self, event: Event) -> bool:
+        """Leave an event; whether to stop."""
+        self._events.append(event)
         return self._stopped
 
-    def take(self) -> list[tuple[str, Any]]:
-        messages, self._messages = self._messages, []
-        return messages
+    def take(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
 
     def stop(self) -> None:
         self._stopped = True
 
 
-class WorkerReporter(Reporter):
-    """Tells the driver, and keeps checkpoints; rank 0 only.
+class WorkerListener(Listener):
+    """Keeps checkpoints and lets the driver know, on rank 0; the other ranks' do nothing.
 
     Ray Train itself is told nothing: it would let every epoch wait until it has asked all workers.
     """
 
     def __init__(self, mailbox: Any, store: CheckpointStore, run: Pretraining):
         self.mailbox, self.store, self.run = mailbox, store, run
-        self.rank = ray.train.get_context().get_world_rank()
+        self.speaks = ray.train.get_context().get_world_rank() == 0
         self._last_step = 0.0
         self._stop = False
 
-    def tell(self, kind: str, content: Any) -> None:
-        """Leave a message with the driver, who may say that it wants no more, or be gone."""
-        try:
-            self._stop |= ray.get(self.mailbox.put.remote(kind, content))
-        except ray.exceptions.RayActorError:
-            self._stop = True
+    def on(self, event: Event) -> None:
+        if not self.speaks:
+            return
+        if isinstance(event, CheckpointDue):
+            self.store.keep_within_epoch(self.run, event)
+            return
+        if isinstance(event, EpochEnded):
+            # The checkpoint holds the record: once it is written, a restart neither loses nor repeats the epoch.
+            self.store.keep(self.run)
+        elif isinstance(event, Stepped):
+            if event.time - self._last_step < STEP_INTERVAL and event.step != event.steps:
+                return
+            self._last_step = event.time
+        self._tell(event)
 
     def wants_stop(self) -> bool:
         return self._stop
 
-    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
-        now = time.time()
-        if now - self._last_step < STEP_INTERVAL and step != steps:
-            return
-        self._last_step = now
-        content = {"epoch": epoch, "step": step, "steps": steps, "images_per_second": images_per_second, "time": now}
-        self.tell("step", content)
-
-    def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        if self.rank == 0:
-            self.store.keep_within_epoch(self.run)
-
-    def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
-        # The checkpoint holds the record: once it is written, a restart neither loses nor repeats the epoch.
-        if self.rank == 0:
-            self.store.keep(self.run)
-            self.tell("epoch", record)
-
-    def on_warning(self, message: str) -> None:
-        self.tell("warning", message)
+    def _tell(self, event: Event) -> None:
+        """Leave an event with the driver, who may say that it wants no more, or be gone."""
+        try:
+            self._stop |= ray.get(self.mailbox.put.remote(event))
+        except ray.exceptions.RayActorError:
+            self._stop = True
 
 
 def start_loader_server(config: RunConfig, threads: int) -> None:
@@ -159,20 +152,6 @@ def _train(config: RunConfig, job: dict[str, Any], device: torch.device) -> None
     index = ShardedIndex(job["shards"], len(images.train)) if job["shards"] else None
     run = Pretraining(config, images, device, index=index)
     store = CheckpointStore(output, config)
-    reporter = WorkerReporter(job["mailbox"], store, run)
-    store.restore(run, reporter.on_warning)
-    if reporter.rank == 0:
-        trained = sum(p.numel() for p in run.method.parameters() if p.requires_grad)
-        encoder = sum(p.numel() for p in run.method.encoder.parameters())
-        name = (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
-        )
-        about = {
-            "device": name,
-            "workers": distributed.world_size(),
-            "loaders": run.loaders,
-            "trained": trained,
-            "encoder": encoder,
-        }
-        reporter.tell("start", {"history": run.history, "steps": run.steps_per_epoch, **about})
-    run.run(reporter)
+    listener = WorkerListener(job["mailbox"], store, run)
+    store.restore(run, lambda message: listener.on(Warned(message)))
+    run.run(listener)

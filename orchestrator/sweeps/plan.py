@@ -182,7 +182,7 @@ def _probes(sweep: Sweep, planned: Sequence[Settings] | None) -> Iterator[Settin
 def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
     """Check one run as far as can be without training; the size of its checkpoint."""
     from ssl_core.positives.base import remarks as remarks_on
-    from ssl_core.training.loop import check_images, metric_names
+    from ssl_core.training.checks import check_images, metric_names
 
     if not isinstance(config.scaling.workers, int):
         raise InputError(f"scaling.workers: {list(config.scaling.workers)}: a trial has a fixed number of them")
@@ -284,7 +284,7 @@ def _images_per_second(config: RunConfig, share: WorkerShare) -> float:
     """Measured: a few steps of the first trial, on this machine."""
     import torch
 
-    from ssl_core.training.loop import Pretraining, Reporter
+    from ssl_core.training.loop import Pretraining
 
     torch.set_num_threads(share.cpus)
     batch = min(config.optim.batch_size, TIMED_BATCH)
@@ -294,7 +294,7 @@ def _images_per_second(config: RunConfig, share: WorkerShare) -> float:
     values |= {"evaluation": [], "scaling": {}, "positives": {}}
     short = RunConfig.model_validate(values)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    history = Pretraining(short, open_images(short.data), device, loaders=0).run(Reporter())
+    history = Pretraining(short, open_images(short.data), device, loaders=0).run()
     return history[-1]["images_per_second"]
 
 

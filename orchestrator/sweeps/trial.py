@@ -9,7 +9,6 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -35,8 +34,9 @@ from ssl_core.files import append, copy, remove_tree, write_atomically
 from ssl_core.schema.data import DataConfig
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checkpoints import CheckpointStore
+from ssl_core.training.events import CheckpointDue, EpochEnded, Event, Listener, Record, Started, Warned
 from ssl_core.training.history import History
-from ssl_core.training.loop import Pretraining, Record, Reporter
+from ssl_core.training.loop import Pretraining
 
 TUNE = "tune"  # in a sweep's folder: Ray Tune's own, of one session
 NAMES = f"{TUNE}/trials"  # which of our trials Tune means: a file for each of its names
@@ -166,7 +166,7 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {first}{memory}"
 
 
-class _Teller:
+class _Teller(Listener):
     """Writes a trial's figures down and tells Tune of those that its searcher and scheduler want to know."""
 
     def __init__(self, job: Job, run: Run, config: dict[str, Any]):
@@ -179,10 +179,16 @@ class _Teller:
             if isinstance(settings[key], (int, float))
         }
 
-    def begin(self, records: list[Record]) -> None:
-        """Start from what the checkpoint knows."""
-        self.history.begin(records)
-        self.replay(records)
+    def on(self, event: Event) -> None:
+        if isinstance(event, Started):  # from what the checkpoint knows
+            self.history.begin(list(event.history))
+            self.replay(list(event.history))
+        elif isinstance(event, EpochEnded):
+            self.complete(event.record)
+            self.history.add(event.record)
+            self._tell(event.record)
+        elif isinstance(event, Warned):
+            self.warn(event.message)
 
     def replay(self, records: list[Record]) -> None:
         """Tell Tune what it has not heard in this session."""
@@ -195,11 +201,6 @@ class _Teller:
     def complete(self, record: Record) -> None:
         """Add the settings that may change in mid-run."""
         record |= self._changing
-
-    def add(self, record: Record) -> None:
-        self.complete(record)
-        self.history.add(record)
-        self._tell(record)
 
     def warn(self, message: str) -> None:
         append(self.run.output / WARNINGS, message)
@@ -227,22 +228,19 @@ class _Teller:
         return heard["epoch"] if heard.get("session") == self.job.session else 0
 
 
-class _Reporter(Reporter):
+class _Keeps(Listener):
     """For the loop in this process: keeps checkpoints and passes figures on."""
 
     def __init__(self, store: CheckpointStore, run: Pretraining, teller: _Teller):
         self.store, self.run, self.teller = store, run, teller
 
-    def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        self.store.keep_within_epoch(self.run)
-
-    def on_epoch(self, record: Record, state: Callable[[], dict[str, Any]]) -> None:
-        self.teller.complete(record)  # before the checkpoint, which holds it
-        self.store.keep(self.run)
-        self.teller.add(record)
-
-    def on_warning(self, message: str) -> None:
-        self.teller.warn(message)
+    def on(self, event: Event) -> None:
+        if isinstance(event, CheckpointDue):
+            self.store.keep_within_epoch(self.run, event)
+        elif isinstance(event, EpochEnded):
+            self.teller.complete(event.record)  # before the checkpoint, which holds it
+            self.store.keep(self.run)
+        self.teller.on(event)
 
 
 def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
@@ -251,10 +249,8 @@ def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
     start_loader_server(config, share.cpus)
     training = Pretraining(config, _images(config.data.model_dump_json()), "cuda" if share.gpus else "cpu")
     store = CheckpointStore(run.output, config)
-    reporter = _Reporter(store, training, teller)
-    store.restore(training, reporter.on_warning)
-    teller.begin(training.history)
-    training.run(reporter)
+    store.restore(training, teller.warn)
+    training.run(_Keeps(store, training, teller))
 
 
 def _train_on_workers(run: Run, teller: _Teller, share: WorkerShare) -> None:
@@ -263,14 +259,9 @@ def _train_on_workers(run: Run, teller: _Teller, share: WorkerShare) -> None:
     width = check_method(run.config, images)
     training = Training(run, share, len(images.train), width, teller.warn, STOP_TIMEOUT)
 
-    def take(messages: list[tuple[str, Any]]) -> None:
-        for kind, content in messages:
-            if kind == "start":
-                teller.begin(content["history"])
-            elif kind == "epoch":
-                teller.add(content)
-            elif kind == "warning":
-                teller.warn(content)
+    def take(events: list[Event]) -> None:
+        for event in events:
+            teller.on(event)
 
     training.follow(take)
 

@@ -24,6 +24,7 @@ from ssl_core.evaluation.metrics import find
 from ssl_core.files import remove, sha256, write_atomically
 from ssl_core.positives.neighbors.files import drop_later, needed_files
 from ssl_core.schema.run import RunConfig
+from ssl_core.training.events import CheckpointDue
 from ssl_core.training.loop import Pretraining
 
 
@@ -52,12 +53,12 @@ class CheckpointStore:
         if epoch == epochs:
             save_encoder(run.method.encoder.model, run.config, self.model_file)
 
-    def keep_within_epoch(self, run: Pretraining) -> None:
+    def keep_within_epoch(self, run: Pretraining, due: CheckpointDue) -> None:
         """Between two steps: write what `run` can go on from."""
-        if run.step:
-            run.positives.save(self.neighbors, run.epoch, run.step)
-        if run.step or not self.path(run.epoch).exists():
-            self.save(run.state_dict())
+        if due.step:
+            run.positives.save(self.neighbors, due.epoch, due.step)
+        if due.step or not self.path(due.epoch).exists():
+            self.save(run.state_dict(due.running))
 
     def save(self, state: dict[str, Any]) -> Path:
         """Write `state`, then remove what is neither among the newest `keep` nor the best."""

@@ -87,7 +87,7 @@ class Worker:
         started = time.perf_counter()
         for _ in range(steps):
             ids = torch.from_numpy(generator.integers(self.images, size=self.args.batch))
-            run._step(run.total_steps // 2, [Batch(ids, {"global": self._views})])
+            run.train_step(run.total_steps // 2, [Batch(ids, {"global": self._views})])
         if arm == "adasim":
             self.index.flush()
         if self.args.device == "cuda":

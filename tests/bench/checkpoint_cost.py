@@ -18,7 +18,8 @@ from pathlib import Path
 from ssl_core import recipes
 from ssl_core.data.sources import open_images
 from ssl_core.training.checkpoints import CheckpointStore
-from ssl_core.training.loop import Pretraining, Reporter
+from ssl_core.training.events import CheckpointDue, Event, Listener
+from ssl_core.training.loop import Pretraining
 
 WORDS = [
     "data.train=bundled:digits",
@@ -38,16 +39,17 @@ WORDS = [
 ]
 
 
-class Timed(Reporter):
+class Timed(Listener):
     """Writes checkpoints as every run does, and takes their time."""
 
     def __init__(self, run: Pretraining, folder: Path):
         self.run, self.store, self.seconds = run, CheckpointStore(folder, run.config), []
 
-    def on_checkpoint(self, state: object) -> None:
-        began = time.perf_counter()
-        self.store.keep_within_epoch(self.run)
-        self.seconds.append(time.perf_counter() - began)
+    def on(self, event: Event) -> None:
+        if isinstance(event, CheckpointDue):
+            began = time.perf_counter()
+            self.store.keep_within_epoch(self.run, event)
+            self.seconds.append(time.perf_counter() - began)
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def strata_step(arm: str, args: argparse.Namespace) -> tuple[Callable[[int], obj
     masks = stack([drawer.draw(1, 0, image) for image in range(args.batch)])
     batch = Batch(torch.arange(args.batch), {"global": views}, {config.framework.name: masks})
     middle = run.total_steps // 2
-    return lambda number: run._step(middle + number, [batch]), imported
+    return lambda number: run.train_step(middle + number, [batch]), imported
 
 
 def lightly_step(arm: str, args: argparse.Namespace) -> tuple[Callable[[int], object], int]:

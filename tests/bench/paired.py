@@ -38,12 +38,12 @@ def pretrain(recipe: str, overrides: list[str]) -> tuple[Any, list[dict[str, flo
 
     from ssl_core import recipes
     from ssl_core.data.sources import open_images
-    from ssl_core.training.loop import Pretraining, Reporter
+    from ssl_core.training.loop import Pretraining
 
     torch.set_num_threads(1)
     config = recipes.load(recipe, overrides)
     run = Pretraining(config, open_images(config.data), loaders=0)
-    history = run.run(Reporter())
+    history = run.run()
     used = resource.getrusage(resource.RUSAGE_SELF)
     return run, history, used.ru_utime + used.ru_stime
 

@@ -77,7 +77,7 @@ def train(pipe: Connection, framework: str, distill: dict | None, args: argparse
     views = torch.randint(256, (2, args.batch, 3, args.image_size, args.image_size), dtype=torch.uint8)
     batch = Batch(torch.arange(args.batch), {"global": views})
     middle = run.total_steps // 2
-    serve(pipe, lambda _: run._step(middle, [batch]), args.steps, args.device, imported)
+    serve(pipe, lambda _: run.train_step(middle, [batch]), args.steps, args.device, imported)
 
 
 if __name__ == "__main__":

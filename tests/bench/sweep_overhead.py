@@ -27,7 +27,8 @@ from ssl_core import distributed, recipes
 from ssl_core.data.sources import open_images
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checkpoints import CheckpointStore
-from ssl_core.training.loop import Pretraining, Reporter
+from ssl_core.training.events import EpochEnded, Event, Listener
+from ssl_core.training.loop import Pretraining
 
 sys.path.append(str(Path(__file__).parents[2]))
 from tests.gloo import Ranks
@@ -36,14 +37,14 @@ OVERRIDES = {"data.limit": 1000, "data.workers": 0, "optim.epochs": 2}
 TRIALS = 5
 
 
-class Keeps(Reporter):
+class Keeps(Listener):
     """Writes checkpoints, as every run does."""
 
     def __init__(self, run: Pretraining, folder: Path):
         self.run, self.store = run, CheckpointStore(folder, run.config)
 
-    def on_epoch(self, *_: object) -> None:
-        if distributed.rank() == 0:
+    def on(self, event: Event) -> None:
+        if isinstance(event, EpochEnded) and distributed.rank() == 0:
             self.store.keep(self.run)
 
 

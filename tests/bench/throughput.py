@@ -41,13 +41,13 @@ def train_rank(file: str) -> None:
 
     from ssl_core import recipes
     from ssl_core.data.sources import open_images
-    from ssl_core.training.loop import Pretraining, Reporter
+    from ssl_core.training.loop import Pretraining
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     config = recipes.load("small-mocov3", WORDS)
     run = Pretraining(config, open_images(config.data), loaders=0)
-    run.run(Reporter())
+    run.run()
     if dist.get_rank() == 0:
         Path(file).write_text("".join(json.dumps(record) + "\n" for record in run.history))
     dist.barrier()

@@ -87,7 +87,7 @@ def strata_step(framework: str, views: Tensor, precision: str, args: argparse.Na
     run = Pretraining(config, open_images(config.data), loaders=0)
     batch = Batch(torch.arange(args.batch), {"global": views})
     middle = run.total_steps // 2
-    return lambda: run._step(middle, [batch])
+    return lambda: run.train_step(middle, [batch])
 
 
 def lightly_step(framework: str, views: Tensor, precision: str, args: argparse.Namespace) -> Step:

@@ -19,7 +19,7 @@ from torch import nn
 from ssl_core import recipes
 from ssl_core.data.sources import open_images
 from ssl_core.schema.run import RunConfig
-from ssl_core.training.loop import Pretraining, Reporter
+from ssl_core.training.loop import Pretraining
 from tests.gloo import Ranks
 
 FILE = Path(__file__).with_name("frozen.json")
@@ -66,7 +66,7 @@ def frozen_run(words: list[str], workers: int = 1) -> dict[str, object]:
     torch.set_num_threads(1)
     config = frozen_config(words).with_workers(workers)
     run = Pretraining(config, open_images(config.data), loaders=0)
-    history = run.run(Reporter())
+    history = run.run()
     losses = [record["loss"] for record in history[1:]]
     return {"losses": losses, "encoder": hash_state(run.method.encoder.model), "all": hash_weights(run.method)}
 

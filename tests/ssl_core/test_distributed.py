@@ -11,7 +11,8 @@ from ssl_core.data.loading import EpochOrder
 from ssl_core.data.sources import open_images
 from ssl_core.data.views import normalise
 from ssl_core.schema.run import RunConfig
-from ssl_core.training.loop import Pretraining, PrintReporter
+from ssl_core.training.events import Printed
+from ssl_core.training.loop import Pretraining
 from tests.conftest import tiny_config
 from tests.gloo import Ranks
 
@@ -41,7 +42,7 @@ def first_step(config: RunConfig) -> tuple[Tensor, dict[str, Tensor], list[int],
     run = Pretraining(config, open_images(config.data), loaders=0)
     batch = next(iter(run.loader))
     batch = replace(batch, views={kind: normalise(x) for kind, x in batch.views.items()})
-    output = run._trained(batch, PROGRESS)
+    output = run.train_step.trained(batch, PROGRESS)
     output.loss.backward()
     gradients = {name: p.grad for name, p in run.method.named_parameters() if p.grad is not None}
     state = {name: x for name, x in run.method.named_buffers() if name.endswith("center")}
@@ -70,7 +71,7 @@ def test_two_workers_give_the_gradient_of_one_with_the_same_global_batch(two_ran
 
 def train_two_epochs(config: RunConfig) -> dict[str, Tensor]:
     run = Pretraining(config, open_images(config.data), loaders=0)
-    run.run(PrintReporter())
+    run.run(Printed())
     return run.method.state_dict()
 
 

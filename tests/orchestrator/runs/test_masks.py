@@ -16,7 +16,8 @@ from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError
 from ssl_core.pictures.masks import draw_masks
 from ssl_core.training.checkpoints import CheckpointStore
-from ssl_core.training.loop import Pretraining, Reporter
+from ssl_core.training.events import EpochEnded, Event, Listener
+from ssl_core.training.loop import Pretraining
 
 TINY = [
     "backbone.kwargs.embed_dim=32",
@@ -38,9 +39,10 @@ def _trained(output: Path, name: str, folders: Path, *more: str) -> Run:
     run = Pretraining(config, open_images(config.data), loaders=0)
     store = CheckpointStore(output, config)
 
-    class Keeps(Reporter):
-        def on_epoch(self, record, state) -> None:
-            store.keep(run)
+    class Keeps(Listener):
+        def on(self, event: Event) -> None:
+            if isinstance(event, EpochEnded):
+                store.keep(run)
 
     run.run(Keeps())
     return Run(config, output)
@@ -78,7 +80,7 @@ def test_what_cannot_be_drawn_is_refused(folders: Path, tmp_path: Path) -> None:
 def test_two_workers_train_as_one_does_and_mlflow_gets_the_picture(folders: Path, tmp_path: Path) -> None:
     given = _overrides(folders, "evaluation=[{kind: knn}, {kind: linear}]", "framework.picture_every=1")
     config = recipes.load("small-bootleg", given)
-    one = Pretraining(config, open_images(config.data), loaders=0).run(Reporter())
+    one = Pretraining(config, open_images(config.data), loaders=0).run()
     console = Console(record=True)
     run = new_run(recipes.load("small-bootleg", [*given, "scaling.workers=2"]), tmp_path / "two")
     summary = pretrain(run, console, started=0.0)

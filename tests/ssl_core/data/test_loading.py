@@ -18,7 +18,8 @@ from ssl_core.data.views import normalise, to_channels, to_tensor
 from ssl_core.errors import DataError
 from ssl_core.schema.data import DataConfig
 from ssl_core.schema.run import RunConfig
-from ssl_core.training.loop import Pretraining, Reporter
+from ssl_core.training.events import EpochEnded, Listener, Warned
+from ssl_core.training.loop import Pretraining
 from tests.conftest import make_image, tiny_config
 from tests.ssl_core.data.test_sources import encode
 
@@ -103,17 +104,15 @@ def test_making_views_leaves_torchs_generator_alone(image_folder: Path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-class Listener(Reporter):
-    """Remembers."""
-
+class Remembers(Listener):
     def __init__(self):
         self.records, self.warnings = [], []
 
-    def on_epoch(self, record, state):
-        self.records.append(record)
-
-    def on_warning(self, message):
-        self.warnings.append(message)
+    def on(self, event):
+        if isinstance(event, EpochEnded):
+            self.records.append(event.record)
+        elif isinstance(event, Warned):
+            self.warnings.append(event.message)
 
 
 def test_a_corrupt_image_is_replaced_and_reported(image_folder: Path):
@@ -125,7 +124,7 @@ def test_a_corrupt_image_is_replaced_and_reported(image_folder: Path):
     assert (used, broken) == (index + 1, [index])
     assert np.array_equal(np.asarray(image), np.asarray(source.read(index + 1)))
 
-    config, listener = config_for(image_folder), Listener()
+    config, listener = config_for(image_folder), Remembers()
     Pretraining(config, open_images(config.data)).run(listener)
     assert listener.records[-1]["broken_images"] == 1
     assert len(listener.warnings) == 1, "reported once, not every epoch"
@@ -138,9 +137,9 @@ def test_too_many_corrupt_images_stop_the_run(image_folder: Path):
     config = config_for(image_folder, max_broken=0.1)
     run = Pretraining(config, open_images(config.data))
     with pytest.raises(DataError, match=r"of 32 training images.*data\.max_broken=0\.1.*cat/\d\d\.png"):
-        run.run(Listener())
+        run.run()
     config = config_for(image_folder, max_broken=0.2)
-    assert len(Pretraining(config, open_images(config.data)).run(Listener())) == 3
+    assert len(Pretraining(config, open_images(config.data)).run()) == 3
 
 
 class CountingSource(ParquetSource):

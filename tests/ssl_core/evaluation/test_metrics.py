@@ -11,7 +11,8 @@ from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError
 from ssl_core.evaluation.metrics import check_compared, find, layers_of, table
 from ssl_core.training.checkpoints import CheckpointStore
-from ssl_core.training.loop import Pretraining, Reporter, check_best, check_images, metric_names
+from ssl_core.training.checks import check_best, check_images, metric_names
+from ssl_core.training.loop import Pretraining
 from tests.conftest import make_folder, tiny_config
 
 ALL = [{"kind": "knn"}, {"kind": "linear"}, {"kind": "geometry", "max_images": 16}]
@@ -43,7 +44,7 @@ def test_runs_log_what_the_table_says(case: str) -> None:
     images = open_images(config.data)
     with torch.device("meta"):
         expected = metric_names(config, images, methods.build(config))
-    history = Pretraining(config, images, loaders=0).run(Reporter())
+    history = Pretraining(config, images, loaders=0).run()
     assert {metric for record in history for metric in record} == expected
     assert all(find(metric) is not None for metric in expected)
 

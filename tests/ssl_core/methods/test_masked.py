@@ -20,7 +20,8 @@ from ssl_core.networks.encoder import Hide, Want
 from ssl_core.objectives.base import Seen
 from ssl_core.objectives.patches import PatchPrediction
 from ssl_core.schema.run import RunConfig
-from ssl_core.training.loop import Pretraining, Reporter
+from ssl_core.training.events import EpochEnded, Event, Listener
+from ssl_core.training.loop import Pretraining
 from tests.conftest import batch_of, tiny_config
 from tests.gloo import Ranks
 
@@ -225,7 +226,7 @@ def test_bfloat16_runs_and_stays_near_float32(name: str) -> None:
         values = config_of(name).model_dump(mode="json")
         values["optim"] |= {"epochs": 1, "precision": precision}
         config = RunConfig.model_validate(values)
-        losses[precision] = Pretraining(config, open_images(config.data), loaders=0).run(Reporter())[-1]["loss"]
+        losses[precision] = Pretraining(config, open_images(config.data), loaders=0).run()[-1]["loss"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
     assert losses["bf16"] != losses["fp32"]
 
@@ -255,10 +256,10 @@ def test_a_run_learns_is_evaluated_and_goes_on_where_it_stood(name: str) -> None
     loaded = open_images(config.data)
     kept = io.BytesIO()
 
-    class Keeps(Reporter):
-        def on_epoch(self, record, state) -> None:
-            if record["epoch"] == 1:
-                torch.save(state(), kept)
+    class Keeps(Listener):
+        def on(self, event: Event) -> None:
+            if isinstance(event, EpochEnded) and event.record["epoch"] == 1:
+                torch.save(whole.state_dict(), kept)
 
     whole = Pretraining(config, loaded, loaders=0)
     history = whole.run(Keeps())
@@ -267,7 +268,7 @@ def test_a_run_learns_is_evaluated_and_goes_on_where_it_stood(name: str) -> None
     kept.seek(0)
     again = Pretraining(config, loaded, loaders=0)
     again.load_state_dict(torch.load(kept, weights_only=True))
-    again.run(Reporter())
+    again.run()
     assert again.history[-1]["loss"] == history[-1]["loss"]
     for old, new in zip(whole.method.state_dict().values(), again.method.state_dict().values(), strict=True):
         assert torch.equal(old, new)

@@ -9,7 +9,7 @@ from ssl_core.errors import InputError
 from ssl_core.networks.encoder import Encoder, Want
 from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.run import RunConfig
-from ssl_core.training.loop import Pretraining, Reporter
+from ssl_core.training.loop import Pretraining
 from tests.gloo import Ranks
 
 # Blocks and stages, fused and plain norms, heads with and without parameters that no layer reaches.
@@ -75,7 +75,7 @@ def train(name: str, size: int) -> tuple[float, list[str]]:
     config = RunConfig.model_validate(values)
     run = Pretraining(config, open_images(config.data), loaders=0)
     before = {name: p.detach().clone() for name, p in run.method.student.named_parameters() if p.requires_grad}
-    history = run.run(Reporter())
+    history = run.run()
     after = dict(run.method.student.named_parameters())
     return history[-1]["loss"], [name for name, old in before.items() if torch.equal(old, after[name])]
 

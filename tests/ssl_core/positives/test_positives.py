@@ -12,7 +12,8 @@ from ssl_core.errors import InputError
 from ssl_core.positives import base as positives
 from ssl_core.schema.run import RunConfig
 from ssl_core.search import load_faiss
-from ssl_core.training.loop import Pretraining, Record, Reporter
+from ssl_core.training.events import CheckpointDue, EpochEnded, Event, Listener, Record, Stepped
+from ssl_core.training.loop import Pretraining
 from tests.conftest import tiny_config
 from tests.gloo import Ranks
 
@@ -20,12 +21,13 @@ FRAMEWORKS = ("simclr", "byol", "mocov3", "simsiam", "dino")
 KINDS = ("augment", "nearest", "adasim", "labels")
 
 
-class Silent(Reporter):
+class Silent(Listener):
     def __init__(self):
         self.records: list[Record] = []
 
-    def on_epoch(self, record, state):
-        self.records.append(record)
+    def on(self, event: Event):
+        if isinstance(event, EpochEnded):
+            self.records.append(event.record)
 
 
 def config_for(kind: str, framework: str = "mocov3", /, **sections) -> RunConfig:
@@ -133,23 +135,25 @@ def test_a_resumed_run_ends_bit_equal(kind: str, epoch_and_step: tuple[int, int]
     whole.run(Silent())
 
     class Stops(Silent):
-        def on_epoch(self, record, state):
-            first.positives.save(tmp_path, int(record["epoch"]))
-            if (record["epoch"], 0) == epoch_and_step:
-                self.keep(state)
+        reached = False
 
-        def on_step(self, epoch, step, *_):
-            self.reached = (epoch - 1, step) == epoch_and_step
+        def on(self, event: Event):
+            if isinstance(event, EpochEnded):
+                epoch = int(event.record["epoch"])
+                first.positives.save(tmp_path, epoch)
+                if (epoch, 0) == epoch_and_step:
+                    self.keep()
+            elif isinstance(event, Stepped):
+                self.reached = (event.epoch - 1, event.step) == epoch_and_step
+            elif isinstance(event, CheckpointDue):
+                first.positives.save(tmp_path, *epoch_and_step)
+                self.keep(*event.running)
 
         def wants_stop(self):
-            return getattr(self, "reached", False)
+            return self.reached
 
-        def on_checkpoint(self, state):
-            first.positives.save(tmp_path, *epoch_and_step)
-            self.keep(state)
-
-        def keep(self, state):
-            torch.save(state(), tmp_path / "state.pt")
+        def keep(self, *running: dict):
+            torch.save(first.state_dict(running), tmp_path / "state.pt")
             raise KeyboardInterrupt
 
     first = Pretraining(config, open_images(config.data))

@@ -1,6 +1,7 @@
 """Whole small runs: they learn, stop, resume and refuse as they should."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -8,25 +9,27 @@ import torch
 from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError, Stopped, TrainingDiverged
 from ssl_core.schema.run import RunConfig
-from ssl_core.training.loop import Pretraining, Reporter
+from ssl_core.training.events import CheckpointDue, EpochEnded, Event, Listener, Stepped
+from ssl_core.training.loop import Pretraining
 from tests.conftest import tiny_config
 
 
-class Listener(Reporter):
-    """Remembers, and can stop the run behind an epoch."""
+class Heard(Listener):
+    """Remembers, and can stop the run behind an epoch, with its state."""
 
-    def __init__(self, stop_after: int | None = None):
-        self.stop_after = stop_after
-        self.steps, self.epochs, self.state = [], [], None
+    def __init__(self, run: Pretraining | None = None, stop_after: int | None = None):
+        self.run, self.stop_after = run, stop_after
+        self.steps, self.epochs, self.state, self.events = [], [], None, []
 
-    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
-        self.steps.append((epoch, step, steps))
-
-    def on_epoch(self, record: dict, state) -> None:
-        self.epochs.append(record["epoch"])
-        if self.stop_after == record["epoch"]:
-            self.state = copy.deepcopy(state())
-            raise InterruptedError
+    def on(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Stepped):
+            self.steps.append((event.epoch, event.step, event.steps))
+        elif isinstance(event, EpochEnded):
+            self.epochs.append(event.record["epoch"])
+            if self.stop_after == event.record["epoch"]:
+                self.state = copy.deepcopy(self.run.state_dict())
+                raise InterruptedError
 
 
 def prepare(config: RunConfig) -> Pretraining:
@@ -35,7 +38,7 @@ def prepare(config: RunConfig) -> Pretraining:
 
 def run(config: RunConfig) -> Pretraining:
     pretraining = prepare(config)
-    pretraining.run(Listener())
+    pretraining.run()
     return pretraining
 
 
@@ -56,7 +59,7 @@ def test_the_loss_falls_on_real_images(name: str, distill: dict | None):
 
 
 def test_every_step_and_epoch_is_reported():
-    listener = Listener()
+    listener = Heard()
     history = prepare(tiny_config(data={"limit": 50})).run(listener)
     assert listener.steps == [(1, 1, 3), (1, 2, 3), (1, 3, 3), (2, 1, 3), (2, 2, 3), (2, 3, 3)]
     assert listener.epochs == [record["epoch"] for record in history] == [0.0, 1.0, 2.0]
@@ -70,14 +73,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, distil
         name, distill=distill, optim={"epochs": 3, "weight_decay_end": 0.3}, backbone=with_dropped_paths()
     )
     whole = run(config)
-    listener = Listener(stop_after=1)
+    interrupted = prepare(config)
+    listener = Heard(interrupted, stop_after=1)
     with pytest.raises(InterruptedError):
-        prepare(config).run(listener)
+        interrupted.run(listener)
     torch.manual_seed(12345)  # another process has other generators
     resumed = prepare(config)
     resumed.load_state_dict(listener.state)
     assert resumed.epoch == 1
-    resumed.run(Listener())
+    resumed.run()
     expected, got = whole.method.state_dict(), resumed.method.state_dict()
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
@@ -86,20 +90,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name: str, distil
         assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
 
 
-class StopsAt(Reporter):
+class StopsAt(Listener):
     """Wants to stop after so many steps of an epoch, and keeps the state then."""
 
-    def __init__(self, epoch: int, step: int):
-        self.at, self._reached, self.state = (epoch, step), False, None
+    def __init__(self, run: Pretraining, epoch: int, step: int):
+        self.run, self.at, self._reached, self.state = run, (epoch, step), False, None
 
-    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
-        self._reached = (epoch, step) == self.at
+    def on(self, event: Event) -> None:
+        if isinstance(event, Stepped):
+            self._reached = (event.epoch, event.step) == self.at
+        elif isinstance(event, CheckpointDue):
+            self.state = copy.deepcopy(self.run.state_dict(event.running))
 
     def wants_stop(self) -> bool:
         return self._reached
-
-    def on_checkpoint(self, state) -> None:
-        self.state = copy.deepcopy(state())
 
 
 @pytest.mark.parametrize("step", [1, 4])
@@ -112,14 +116,15 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(name: str, distill: d
         name, distill=distill, optim={"epochs": 3, "accumulate": 2, "batch_size": 16}, backbone=with_dropped_paths()
     )
     whole = run(config)
-    stopping = StopsAt(2, step)
+    stopped = prepare(config)
+    stopping = StopsAt(stopped, 2, step)
     with pytest.raises(Stopped):
-        prepare(config).run(stopping)
+        stopped.run(stopping)
     assert (stopping.state["epoch"], stopping.state["step"]) == (1, step)
     torch.manual_seed(12345)  # another process has other generators
     resumed = Pretraining(config, open_images(config.data), loaders=loaders)
     assert resumed.load_state_dict(stopping.state) == []
-    listener = Listener()
+    listener = Heard()
     resumed.run(listener)
     assert listener.steps[0] == ((2, 2, 4) if step == 1 else (3, 1, 4))
     expected, got = whole.method.state_dict(), resumed.method.state_dict()
@@ -132,12 +137,31 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(name: str, distill: d
 def test_checkpoints_come_every_so_many_steps_but_for_the_last():
     seen = []
 
-    class Counts(Reporter):
-        def on_checkpoint(self, state) -> None:
-            seen.append((state()["epoch"], state()["step"]))
+    class Counts(Listener):
+        def on(self, event: Event) -> None:
+            if isinstance(event, CheckpointDue):
+                seen.append((event.epoch, event.step))
 
     prepare(tiny_config(data={"limit": 64}, checkpoint={"every_steps": 2})).run(Counts())
     assert seen == [(0, 2), (1, 2)]
+
+
+def test_events_come_in_order_and_pickle():
+    listener = Heard()
+    prepare(tiny_config(data={"limit": 32}, optim={"epochs": 1}, checkpoint={"every_steps": 1})).run(listener)
+    kinds = [type(event).__name__ for event in listener.events]
+    assert kinds == ["Started", "EpochEnded", "Stepped", "CheckpointDue", "Stepped", "EpochEnded", "Ended"]
+    assert pickle.loads(pickle.dumps(listener.events)) == listener.events
+    started = listener.events[0]
+    assert (started.steps, started.workers, started.history) == (2, 1, ())
+
+
+def test_a_checkpoint_of_a_former_layout_or_of_another_run_is_refused_in_words():
+    run, other = prepare(tiny_config()), prepare(tiny_config("byol", optim={"name": "sgd"}))
+    with pytest.raises(InputError, match="former version"):
+        run.load_state_dict({key: value for key, value in run.state_dict().items() if key != "layout"})
+    with pytest.raises(InputError, match="another network or optimizer"):
+        run.load_state_dict(other.state_dict())
 
 
 def with_dropped_paths() -> dict:
@@ -155,7 +179,7 @@ def test_every_optimizer_moves_what_is_trained(name: str):
     config = tiny_config("byol", distill={}, optim={"name": name, "clip_grad": 1.0})
     pretraining = prepare(config)
     before = copy.deepcopy(pretraining.method.state_dict())
-    history = pretraining.run(Listener())
+    history = pretraining.run()
     assert torch.isfinite(torch.tensor([record["loss"] for record in history[1:]])).all()
     for key, parameter in pretraining.method.named_parameters():
         if parameter.requires_grad and "weight" in key and "norm" not in key:
@@ -176,7 +200,7 @@ def test_bfloat16_runs_and_stays_near_float32(name: str):
 
 def test_a_diverging_run_names_the_step_and_remedies():
     config = tiny_config("mocov3", optim={"lr": 1e30, "epochs": 4, "name": "sgd"})
-    listener = Listener()
+    listener = Heard()
     with pytest.raises(TrainingDiverged, match=r"step (\d+) \(epoch \d+\).*not finite.*optim\.lr") as error:
         prepare(config).run(listener)
     step = int(str(error.value).split()[1])
@@ -192,12 +216,12 @@ def test_a_gradient_of_accumulated_micro_batches_is_the_mean_of_theirs():
     separate = []
     for batch in batches:
         other = prepare(config)
-        other.optimizer.step = lambda *_: None
-        other.optimizer.zero_grad = lambda *_, **__: None
-        other._step(1, [batch])
+        other.train_step.optimizer.step = lambda *_: None
+        other.train_step.optimizer.zero_grad = lambda *_, **__: None
+        other.train_step(1, [batch])
         separate.append({key: p.grad for key, p in other.method.named_parameters() if p.grad is not None})
-    pretraining.optimizer.zero_grad = lambda *_, **__: None
-    pretraining._step(1, batches)
+    pretraining.train_step.optimizer.zero_grad = lambda *_, **__: None
+    pretraining.train_step(1, batches)
     for key, parameter in pretraining.method.named_parameters():
         if parameter.grad is not None:
             mean = (separate[0][key] + separate[1][key]) / 2
@@ -206,8 +230,8 @@ def test_a_gradient_of_accumulated_micro_batches_is_the_mean_of_theirs():
 
 def test_the_gradient_is_clipped_to_the_norm_asked_for():
     pretraining = prepare(tiny_config("byol", optim={"clip_grad": 0.01, "name": "sgd"}))
-    pretraining.optimizer.zero_grad = lambda *_, **__: None
-    figures = pretraining._step(1, [next(iter(pretraining.loader))])
+    pretraining.train_step.optimizer.zero_grad = lambda *_, **__: None
+    figures = pretraining.train_step(1, [next(iter(pretraining.loader))])
     assert figures["grad_norm"] > 0.01, "the norm before clipping is what is logged"
     gradients = [p.grad for p in pretraining.method.parameters() if p.grad is not None]
     assert torch.stack([g.norm() for g in gradients]).norm().item() == pytest.approx(0.01, rel=1e-3)

@@ -1,0 +1,101 @@
+"""What can go wrong in a run that goes on, and what ends it: broken images, collapse, divergence."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from ssl_core import distributed
+from ssl_core.data.sources.base import Images
+from ssl_core.errors import DataError, TrainingDiverged
+from ssl_core.evaluation.collapse import collapse
+from ssl_core.schema.optim import OptimConfig
+
+NAMED = 5  # broken images in one warning
+
+Broken = tuple[str, int]
+"""An image that cannot be decoded: its set (`train`, `val`) and its index there."""
+
+
+class BrokenImages:
+    """Images that could not be decoded, and how many may be.
+
+    Args:
+        most: share of the training images.
+
+    Attributes:
+        known: to every rank.
+        met: by this rank since the last `merge`.
+    """
+
+    def __init__(self, images: Images, most: float):
+        self.images, self.most = images, most
+        self.known: set[Broken] = set()
+        self.met: set[Broken] = set()
+
+    def meet(self, indices: Iterable[int]) -> None:
+        """Training images that this rank could not decode.
+
+        Raises:
+            DataError: there are too many.
+        """
+        before = len(self.met)
+        self.met.update(("train", index) for index in indices)
+        if len(self.met) > before:
+            self.check()
+
+    def merge(self) -> list[Broken]:
+        """Let every rank know what any has met; what is new. All ranks do it together."""
+        new = {item for part in distributed.gather_objects(self.met) for item in part} - self.known
+        self.known |= new
+        self.met.clear()
+        return sorted(new)
+
+    def check(self) -> None:
+        """Whether the training images are still good enough.
+
+        Raises:
+            DataError: more of them are known to be broken than `data.max_broken` allows.
+        """
+        broken = sorted(index for split, index in self.known | self.met if split == "train")
+        total = len(self.images.train)
+        if len(broken) > self.most * total:
+            raise DataError(
+                f"{len(broken)} of {total} training images cannot be decoded, more than data.max_broken={self.most:g} "
+                f"allows; the first is {self.images.train.where(broken[0])}"
+            )
+
+    def describe(self, items: list[Broken]) -> str:
+        """A warning that names some of them."""
+        named = [getattr(self.images, split).where(index) for split, index in items[:NAMED]]
+        more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+        return f"cannot decode {', '.join(named)}{more}; other images take their place"
+
+
+def warnings(record: Mapping[str, float], broken: BrokenImages, new: list[Broken]) -> list[str]:
+    """What somebody should know of an epoch that has ended, with what `broken` met in it for the first time."""
+    found = [broken.describe(new)] if new else []
+    if record["epoch"] and (collapsed := collapse(dict(record))):
+        found.append(f"epoch {record['epoch']:.0f}: {collapsed}")
+    return found
+
+
+def check_finite(norm: Tensor, figures: Mapping[str, Tensor | float], config: OptimConfig, where: str) -> None:
+    """Whether a step's gradient is finite. After averaging over ranks it is the same on all, and so is the error.
+
+    Args:
+        norm: of the gradient.
+        figures: of the step: one that is not finite is named.
+        where: names the step.
+
+    Raises:
+        TrainingDiverged: with remedies.
+    """
+    if torch.isfinite(norm):
+        return
+    infinite = [name for name, value in figures.items() if not torch.isfinite(torch.as_tensor(value))]
+    what = f"{', '.join(infinite)} is not finite" if infinite else "the gradient is not finite (the loss is)"
+    remedies = ["a lower optim.lr", "longer optim.warmup_epochs", "optim.clip_grad=1"]
+    if config.precision != "fp32":
+        remedies.append("optim.precision=fp32")
+    raise TrainingDiverged(f"{where}: {what}; try {', '.join(remedies)}")
