@@ -54,18 +54,26 @@ def _loss_and_schedules(records: Sequence[Record]) -> Figure:
     schedules = [name for name in ("alpha", "lr", "weight_decay", "momentum") if name in records[-1]]
     figure, axes = plt.subplots(1, 1 + len(schedules), figsize=(4.5 + 2.6 * len(schedules), 3.4), layout="constrained")
     axes = np.atleast_1d(axes)
-    targets = sorted(name for name in records[-1] if name.startswith("loss/target_"))
-    parts = targets or [name for name in ("loss/last", "loss/hidden", "loss/predictor") if name in records[-1]]
+    parts = _parts_of_loss(records[-1])
     for name in parts if len(parts) == 1 else ["loss", *parts]:  # a loss of one part is that part
         _line(axes[0], records, name, label=name)
     axes[0].set(title="loss and its parts", xlabel="epoch")
-    if max(r["loss"] for r in records) > 4 * min(r["loss/last"] for r in records) > 0:
+    first = parts[0] if parts else "loss"
+    if max(r["loss"] for r in records) > 4 * min(r[first] for r in records) > 0:
         axes[0].set_yscale("log")
     axes[0].legend(frameon=False)
     for axis, name in zip(axes[1:], schedules, strict=True):
         _line(axis, records, name)
-        axis.set(title={"alpha": "α"}.get(name, name.replace("_", " ")), xlabel="epoch")
+        axis.set(title=known(name).title, xlabel="epoch")
     return figure
+
+
+def _parts_of_loss(record: Record) -> list[str]:
+    """What a loss adds up from: its layers, its targets, or several objectives, each of which has parts of its own."""
+    parts = [name for name in record if name.startswith("loss/")]
+    objectives = [name for name in parts if any(part.startswith(f"{name}/") for part in parts)]
+    targets = sorted(name for name in parts if name.startswith("loss/target_"))
+    return objectives or targets or parts
 
 
 def _line(axis: Axes, records: Sequence[Record], name: str, label: str | None = None) -> None:
