@@ -13,6 +13,9 @@ from ssl_core.evaluation.metrics import by_layer, known, layers_of
 from ssl_core.schema.metric import Metric
 
 SHOWN = 12  # epochs in the live table
+COLUMNS = ("epoch", "loss", "loss/last", "loss/hidden", "loss/predictor", "alpha", "knn/last", "knn/best")
+COLUMNS += ("linear/last", "rankme/last", "positives/bootstrap_ratio", "positives/same_class", "images_per_second")
+"""Metrics of an epoch that are shown, where it logs them."""
 
 Record = Mapping[str, float]
 
@@ -35,10 +38,9 @@ class RunDisplay:
     In a terminal the table is redrawn in place; elsewhere each epoch is a line of its own.
     """
 
-    def __init__(self, console: Console, epochs: int, columns: Sequence[str]):
-        """`columns` are names of metrics."""
+    def __init__(self, console: Console, epochs: int):
         self.console, self.epochs = console, epochs
-        self.columns = [(_heading(name), name, known(name).form) for name in columns]
+        self.columns = [(_heading(name), name, known(name).form) for name in COLUMNS]
         self.records: list[Record] = []
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[note]}"), console=console
@@ -93,12 +95,12 @@ class RunDisplay:
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for title, _, _ in self.columns:
+        logged = set().union(*self.records)
+        columns = [(title, name, form) for title, name, form in self.columns if name in logged]
+        for title, _, _ in columns:
             table.add_column(title, justify="right")
         for record in self.records[-SHOWN:]:
-            table.add_row(
-                *(form.format(record[metric]) if metric in record else "" for _, metric, form in self.columns)
-            )
+            table.add_row(*(form.format(record[name]) if name in record else "" for _, name, form in columns))
         return table
 
 

@@ -87,14 +87,8 @@ class _Shows(Listener):
     """In the terminal: the table of epochs, what is trained on what, warnings."""
 
     def __init__(self, run: Run, console: Console):
-        config = run.config
-        columns = ["epoch", "loss", "loss/last", "knn/last", "knn/best", "linear/last", "rankme/last"]
-        if config.distill is not None:
-            columns[3:3] = ["loss/hidden", "loss/predictor", "alpha"]
-        if config.positives.kind != "augment":
-            columns += ["positives/bootstrap_ratio", "positives/same_class"]
         self.console = console
-        self.display = RunDisplay(console, config.optim.epochs, [*columns, "images_per_second"])
+        self.display = RunDisplay(console, run.config.optim.epochs)
 
     def on(self, event: Event) -> None:
         if isinstance(event, Started):
