@@ -53,7 +53,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
         with connected():
             share = worker_share(run.config.scaling, run.config.positives.searches)
             index_dim = checked.result()
-            check_seen(run.output, run.config.data.paths)
+            check_seen(run.output, run.config.paths)
             courier = Courier(lambda message: warn(console, message))
             tracker = pool.submit(_open_tracker, run, courier)
             training = Training(run, share, len(images.train), index_dim, lambda message: warn(console, message))

@@ -182,13 +182,14 @@ def _probes(sweep: Sweep, planned: Sequence[Settings] | None) -> Iterator[Settin
 def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
     """Check one run as far as can be without training; the size of its checkpoint."""
     from ssl_core.positives.base import remarks as remarks_on
-    from ssl_core.training.checks import check_images, metric_names
+    from ssl_core.training.checks import check_best, check_images, metric_names
 
     if not isinstance(config.scaling.workers, int):
         raise InputError(f"scaling.workers: {list(config.scaling.workers)}: a trial has a fixed number of them")
     images = _images(config.data.model_dump_json())
     check_images(config, images)
     method, size = _build(config)
+    check_best(config, images, method)
     names = metric_names(config, images, method)
     for metric, mode in zip(sweep.config.metric, sweep.config.mode, strict=True):
         found = check_compared(f"{sweep.where('metric')}: metric", metric, names, images.labelled)
@@ -211,7 +212,7 @@ def _images(data: str) -> Images:
     return open_images(DataConfig.model_validate_json(data))
 
 
-_built: dict[str, tuple["Method", int]] = {}  # by the keys that weights' shapes depend on
+_built: dict[str, tuple["Method", int]] = {}  # by what weights' shapes depend on
 
 
 def _build(config: RunConfig) -> tuple["Method", int]:
@@ -220,10 +221,9 @@ def _build(config: RunConfig) -> tuple["Method", int]:
 
     from ssl_core import methods
 
-    if config.distill is not None:  # at α = β = 0 nothing of it would be built
-        distill = config.distill.model_copy(update={"alpha": 1.0, "beta": 1.0})
-        config = config.model_copy(update={"distill": distill})
-    same = str([(key, value) for key, (value, fact) in keys(config).items() if fact.shapes])
+    shapes = [(key, value) for key, (value, fact) in keys(config).items() if fact.shapes]
+    weights = config.distill and (config.distill.alpha > 0, config.distill.beta > 0)  # at 0 less is built and logged
+    same = str([*shapes, weights])
     if same not in _built:
         with torch.device("meta"):  # shapes only
             method = methods.build(config)

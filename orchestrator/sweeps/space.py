@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from ssl_core.evaluation.collapse import COLLAPSED_RANK, COLLAPSED_STD
+from ssl_core.evaluation.metrics import find
 from ssl_core.schema.types import Section
 
 Settings = dict[str, Any]
@@ -207,7 +208,9 @@ class SweepConfig(Section):
     metric: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1, max_length=2)] = Field(
         default_factory=lambda: ["knn/last"], description="any metric that a run logs; two for searcher.sampler=nsgaii"
     )
-    mode: Annotated[list[Literal["max", "min"]], BeforeValidator(_listed)] = Field(default_factory=lambda: ["max"])
+    mode: Annotated[list[Literal["max", "min"]], BeforeValidator(_listed)] = Field(
+        default_factory=list, description="of each metric; default: the end at which the metric is better"
+    )
     searcher: Annotated[SearcherConfig, BeforeValidator(named)] = Field(default_factory=SearcherConfig)
     scheduler: Annotated[SchedulerConfig, BeforeValidator(named)] = Field(default_factory=SchedulerConfig)
     trials: PositiveInt | None = Field(None, description="settings to try; default: 20, or all of a grid or ablation")
@@ -217,6 +220,16 @@ class SweepConfig(Section):
     collapse: CollapseConfig | None = Field(default_factory=CollapseConfig, description="null: let them run")
     keep_weights: NonNegativeInt = Field(3, description="trials that keep their weights: the best ones")
     seed: NonNegativeInt = Field(0, description="of the first repeat, and of the searcher")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _better(cls, values: Any) -> Any:
+        """Where no `mode` is given, that of each metric; an unknown one is refused once its runs are known."""
+        if not isinstance(values, dict) or values.get("mode") is not None:
+            return values
+        metrics = [find(str(name)) for name in _listed(values.get("metric", "knn/last"))]
+        lower = [metric is not None and metric.higher is False for metric in metrics]
+        return values | {"mode": ["min" if is_lower else "max" for is_lower in lower]}
 
     @model_validator(mode="after")
     def _consistent(self) -> "SweepConfig":

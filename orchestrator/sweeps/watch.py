@@ -63,7 +63,7 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
     logging.getLogger("hyperopt").setLevel(logging.CRITICAL)
     share, at_once = share_of(plan, nodes())
     with environment(ENVIRONMENT), connected():
-        check_seen(folder, plan.config.data.paths)
+        check_seen(folder, plan.config.paths)
         folder.mkdir(parents=True, exist_ok=True)
         remove_tree(folder / TUNE)
         if not (folder / SWEEP_FILE).exists():

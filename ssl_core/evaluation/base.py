@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_core import distributed
-from ssl_core.data.sources.base import Images
+from ssl_core.data.sources.base import Images, Source
 from ssl_core.errors import InputError
 from ssl_core.evaluation.features import Context, own_images
 from ssl_core.schema.evaluation import EvaluatorConfig, KnnConfig, LinearConfig
@@ -66,15 +66,20 @@ def evaluate(evaluators: list[EvaluatorConfig], context: Context) -> dict[str, f
     for config in evaluators:
         place = _data_of(config, context.config)
         if place not in contexts:
-            contexts[place] = replace(context, images=own_images(place), _cache={}, broken=set())
+            number = context.config.evaluation.index(config)
+            own_place = f"evaluation.{number}.data."
+            contexts[place] = replace(context, images=own_images(place), _cache={}, place=own_place)
         evaluator = config.load()(config, contexts[place])
         own = {layer: dict(evaluator.measure(layer)) for layer in context.own_layers}
         values = {layer: value for part in distributed.gather_objects(own) for layer, value in part.items()}
+        if (measured := values[0].keys()) != (said := {metric.name for metric in config.metrics}):
+            raise TypeError(f"evaluator {config.kind} measures {sorted(measured)}, its section says {sorted(said)}")
         for metric in config.metrics:
             name, by_layer = config.named(metric.name), [values[layer][metric.name] for layer in range(context.depth)]
             metrics |= {f"{name}/layer_{layer:02d}": value for layer, value in enumerate(by_layer, start=1)}
             metrics[f"{name}/last"] = by_layer[-1]
-            metrics[f"{name}/best"] = min(by_layer) if metric.higher is False else max(by_layer)
+            if metric.higher is not None:
+                metrics[f"{name}/best"] = (max if metric.higher else min)(by_layer)
     return metrics
 
 
@@ -105,16 +110,24 @@ def check(config: RunConfig, images: Images) -> None:
         try:
             labelled = _images_of(evaluator, config, images).labelled
         except InputError as error:
-            raise InputError(f"evaluation.{number}.{error}") from error
+            about = "" if str(error).startswith("data.") else "data: "
+            raise InputError(f"evaluation.{number}.{about}{error}") from error
         if evaluator.needs_labels and not labelled:
             raise InputError(f"evaluation.{number}.data: {evaluator.kind} needs labels, in train and in val")
+
+
+def source_of(named: str, config: RunConfig, images: Images) -> Source:
+    """The set of images that `Context.broken` calls so: `train`, or `evaluation.0.data.train`."""
+    *place, split = named.split(".")
+    found = _images_of(config.evaluation[int(place[1])], config, images) if place else images
+    return getattr(found, split)
 
 
 def _data_of(evaluator: EvaluatorConfig, config: RunConfig) -> str | None:
     """The `data` section of the images that it names, as JSON; None where they are the run's."""
     if evaluator.data is None:
         return None
-    own = {"train": evaluator.data.train, "val": evaluator.data.val, "limit": None}
+    own = {"limit": None} | {key: value for key, value in evaluator.data if key == "val" or value is not None}
     return config.data.model_copy(update=own).model_dump_json()
 
 

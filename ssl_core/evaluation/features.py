@@ -33,6 +33,7 @@ class Context:
         device: where features are compared.
         loaders: loader processes.
         broken: images met that could not be decoded, as (set, index).
+        place: what goes before the names of the sets there; the run's own are `train` and `val`.
     """
 
     layer_features: Callable[[Tensor], list[Tensor]]
@@ -42,6 +43,7 @@ class Context:
     device: torch.device
     loaders: int
     broken: set[tuple[str, int]] = field(default_factory=set)
+    place: str = ""
     _cache: dict[str, tuple[np.ndarray, Layers]] = field(default_factory=dict)
 
     @property
@@ -76,7 +78,7 @@ class Context:
         ids: list[Tensor] = []
         chunks: list[list[Tensor]] = []
         for batch in eval_loader(dataset, share, self.loaders):
-            self.broken.update((split, index) for index in batch.broken)
+            self.broken.update((f"{self.place}{split}", index) for index in batch.broken)
             views = normalise(batch.views["global"].to(self.device))
             layers = self.layer_features(views.flatten(0, 1))
             # Off the device at once: all layers of all images may be more than it holds.

@@ -33,11 +33,24 @@ RUN = (
 )
 
 
+def kinds() -> dict[str, type[EvaluatorConfig]]:
+    """The sections of evaluators by kind."""
+    known = EvaluatorConfig.known.items()
+    return {kind: section for kind, section in known if issubclass(section, EvaluatorConfig)}
+
+
 def table() -> dict[str, Metric]:
-    """All metrics by name: those of a run, and those of every evaluator that is known."""
-    kinds = (kind for kind in EvaluatorConfig.known.values() if issubclass(kind, EvaluatorConfig))
-    evaluators = (metric for kind in kinds for metric in kind.metrics)
-    return {metric.name: metric for metric in (*RUN, *evaluators)}
+    """All metrics by name: those of a run, and those of every evaluator that is known.
+
+    Raises:
+        TypeError: a name means two things.
+    """
+    evaluators = (metric for section in kinds().values() for metric in section.metrics)
+    found: dict[str, Metric] = {}
+    for metric in (*RUN, *evaluators):
+        if found.setdefault(metric.name, metric) != metric:
+            raise TypeError(f"two metrics are called {metric.name}: {found[metric.name]} and {metric}")
+    return found
 
 
 def by_layer(record: Mapping[str, float]) -> dict[str, Metric]:
@@ -91,9 +104,13 @@ def layers_of(record: Mapping[str, float], name: str) -> list[float]:
 
 def names_by_layer(evaluators: Sequence[EvaluatorConfig], depth: int) -> list[str]:
     """What evaluators log of a network with `depth` layers."""
-    places = ["last", "best", *(f"layer_{layer:02d}" for layer in range(1, depth + 1))]
-    measured = (evaluator.named(metric.name) for evaluator in evaluators for metric in evaluator.metrics)
-    return [f"{name}/{place}" for name in dict.fromkeys(measured) for place in places]
+    places = ["last", *(f"layer_{layer:02d}" for layer in range(1, depth + 1))]
+    return [
+        f"{evaluator.named(metric.name)}/{place}"
+        for evaluator in evaluators
+        for metric in evaluator.metrics
+        for place in (places if metric.higher is None else [*places, "best"])
+    ]
 
 
 def check_compared(key: str, name: str, logged: Collection[str], labelled: bool) -> Metric:
@@ -108,15 +125,22 @@ def check_compared(key: str, name: str, logged: Collection[str], labelled: bool)
         InputError: it is none, with the nearest that is.
     """
     metric = find(name)
-    if metric is not None and metric.needs_labels and not labelled:
-        raise InputError(
-            f"{key}: {name} needs labels on data.train and data.val; without them take one that needs none, such as "
-            "rankme/last"
-        )
-    if name not in logged:
-        near = difflib.get_close_matches(name, logged, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(logged))}"
-        raise InputError(f"{key}: {name} is not logged by these runs; {hint}")
-    if metric is None or metric.higher is None:
-        raise InputError(f"{key}: neither a high nor a low {name} is better; take another, such as knn/last or loss")
-    return metric
+    comparable = [other for other in logged if (row := find(other)) is not None and row.higher is not None]
+    if name in logged:
+        if metric is not None and metric.higher is not None:
+            return metric
+        other = next((other for other in ("knn/last", "rankme/last") if other in logged), "loss")
+        raise InputError(f"{key}: neither a high nor a low {name} is better; take another, such as {other}")
+    if metric is not None and all(find(other) != metric for other in logged):
+        if metric.needs_labels and not labelled:
+            other = "rankme/last" if "rankme/last" in logged else "loss"
+            raise InputError(
+                f"{key}: {name} needs labels on data.train and data.val; without them take one that needs none, such "
+                f"as {other}"
+            )
+        kind = next((kind for kind, section in kinds().items() if metric in section.metrics), None)
+        if kind is not None:
+            raise InputError(f"{key}: {name} is not logged by these runs; `evaluation` has no {{kind: {kind}}}")
+    near = difflib.get_close_matches(name, comparable, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(comparable))}"
+    raise InputError(f"{key}: {name} is not logged by these runs; {hint}")

@@ -303,6 +303,20 @@ def check(config: RunConfig, images: Images) -> None:
         raise InputError("positives.kind: nearest needs at least 2 images")
 
 
+def metric_names(config: RunConfig, images: Images) -> dict[str, bool]:
+    """What `Positives.figures` gives in some epoch; whether that is sure, or depends on what is found and drawn."""
+    given, labelled = config.positives, images.train.labels is not None
+    if given.kind == "augment":
+        return {}
+    names = {"bootstrap_ratio": True} | ({"same_class": False} if labelled else {})
+    if given.searches:
+        second = given.kind == "nearest" or given.top_k > 1  # lists are of more than the image itself
+        names |= {"gate_open": True, "self_similarity": False} | ({"spread": False} if second else {})
+        names |= {"recall": False} if given.search == "ivf" else {}
+        names |= ({"nn_top1": True} | ({"nn_top2": False} if second else {})) if labelled else {}
+    return {f"positives/{name}": sure for name, sure in names.items()}
+
+
 def remarks(config: RunConfig) -> list[str]:
     """What is allowed, but can hardly be meant."""
     positives, epochs = config.positives, config.optim.epochs

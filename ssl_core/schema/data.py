@@ -14,6 +14,12 @@ def scheme_of(path: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
+def paths_of(*given: str | list[str] | None) -> list[str]:
+    """Paths and URIs, without sources by name."""
+    listed = [path for paths in given if paths for path in ([paths] if isinstance(paths, str) else paths)]
+    return [path for path in listed if scheme_of(path) is None]
+
+
 class DataConfig(Section):
     train: Annotated[str | list[str], OPERATION] = Field(
         description="a folder of images, Parquet file(s) or a folder of them, or bundled:digits"
@@ -44,6 +50,4 @@ class DataConfig(Section):
     @property
     def paths(self) -> list[str]:
         """Where its images are, but for those of sources by name."""
-        given = [self.train, self.val] if self.val else [self.train]
-        listed = [path for paths in given for path in ([paths] if isinstance(paths, str) else paths)]
-        return [path for path in listed if scheme_of(path) is None]
+        return paths_of(self.train, self.val)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from ssl_core.schema.metric import Metric
 from ssl_core.schema.registry import Registered
@@ -10,12 +10,15 @@ from ssl_core.schema.types import OPERATION, Section
 
 
 class EvaluationDataConfig(Section):
-    """Images that an evaluator looks at instead of the run's own; read as `data` says."""
+    """Images that an evaluator looks at instead of the run's own; otherwise read as `data` says."""
 
     key: ClassVar = OPERATION
 
     train: str | list[str] = Field(description="the bank that k-NN looks in and probes are fitted to")
     val: str | list[str] | None = Field(None, description="what is classified")
+    labels: Literal["auto", "none"] = Field("auto", description="none: ignore class folders and label columns")
+    image_column: str | None = Field(None, description="Parquet; default: that of data")
+    label_column: str | None = Field(None, description="Parquet; default: that of data")
 
 
 class EvaluatorConfig(Registered):
@@ -37,7 +40,17 @@ class EvaluatorConfig(Registered):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
         None, description="before its metrics' names, NAME.knn/last; default: none. Two of one kind need different ones"
     )
-    data: EvaluationDataConfig | None = Field(None, description="other images than the run's own: {train: …, val: …}")
+    data: EvaluationDataConfig | None = Field(
+        None, description="other images than the run's own: {train: …, val: …}; needs a name"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> "EvaluatorConfig":
+        if self.data is not None and self.name is None:
+            raise ValueError(
+                "name: missing; it tells what is measured of other images from the run's: NAME.METRIC/last"
+            )
+        return self
 
     @property
     def needs_labels(self) -> bool:

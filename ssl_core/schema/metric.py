@@ -8,7 +8,7 @@ class Metric:
     """One metric, or one a layer.
 
     Attributes:
-        name: as it is logged; per layer, `NAME/layer_03`, `NAME/last` and `NAME/best`.
+        name: as it is logged; per layer, `NAME/layer_03`, `NAME/last` and, where a value is better, `NAME/best`.
         title: for people.
         higher: whether higher is better; None where neither is.
         form: how a value is written, as `str.format` takes it; a share of 1 in per cent.

@@ -7,6 +7,7 @@ checkpoints/epoch_0012.sha256          written last: checksums of it and of all 
 """
 
 import json
+import math
 import os
 import pickle
 import re
@@ -126,7 +127,7 @@ class CheckpointStore:
         measured = [
             record
             for record in history
-            if name in record
+            if math.isfinite(record.get(name, math.nan))
             and record["epoch"] > 0
             and (record["epoch"] % every == 0 or record["epoch"] == self._last)
         ]

@@ -10,26 +10,16 @@ from ssl_core.positives import base as positives
 from ssl_core.schema.run import RunConfig
 
 
-def metric_names(config: RunConfig, images: Images, method: Method) -> set[str]:
-    """The metrics that a run logs, at the latest after its last epoch.
+def metric_names(config: RunConfig, images: Images, method: Method) -> dict[str, bool]:
+    """The metrics that a run logs, at the latest after its last epoch; whether that is sure.
 
-    `positives/same_class` is there where a pair of two images was drawn.
+    What is not depends on what it meets: `positives/same_class` is there where a pair of two images was drawn.
     """
-    names = {*method.part_names(), "epoch", "lr", "weight_decay", "grad_norm", "images_per_second", "data_wait"}
-    names |= {"broken_images", *names_by_layer(due(config, images, 0), method.encoder.depth)}
+    names = [*method.part_names(), "epoch", "lr", "weight_decay", "grad_norm", "images_per_second", "data_wait"]
+    names += ["broken_images", *names_by_layer(due(config, images, 0), method.encoder.depth)]
     if method.teacher is not None and method.teacher.follows:
-        names.add("momentum")
-    if config.positives.kind != "augment":
-        names.add("positives/bootstrap_ratio")
-        if images.train.labels is not None:
-            names.add("positives/same_class")
-    if config.positives.searches:
-        names |= {f"positives/{name}" for name in ("gate_open", "self_similarity", "spread")}
-        if config.positives.search == "ivf":
-            names.add("positives/recall")
-        if images.train.labels is not None:
-            names |= {"positives/nn_top1", "positives/nn_top2"}
-    return names
+        names.append("momentum")
+    return dict.fromkeys(names, True) | positives.metric_names(config, images)
 
 
 def check_best(config: RunConfig, images: Images, method: Method) -> None:

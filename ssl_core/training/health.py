@@ -8,8 +8,10 @@ from torch import Tensor
 from ssl_core import distributed
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import DataError, TrainingDiverged
+from ssl_core.evaluation.base import source_of
 from ssl_core.evaluation.collapse import collapse
 from ssl_core.schema.optim import OptimConfig
+from ssl_core.schema.run import RunConfig
 
 NAMED = 5  # broken images in one warning
 
@@ -20,16 +22,14 @@ Broken = tuple[str, int]
 class BrokenImages:
     """Images that could not be decoded, and how many may be.
 
-    Args:
-        most: share of the training images.
-
     Attributes:
+        most: share of the training images that may be.
         known: to every rank.
         met: by this rank since the last `merge`.
     """
 
-    def __init__(self, images: Images, most: float):
-        self.images, self.most = images, most
+    def __init__(self, config: RunConfig, images: Images):
+        self.config, self.images, self.most = config, images, config.data.max_broken
         self.known: set[Broken] = set()
         self.met: set[Broken] = set()
 
@@ -67,7 +67,7 @@ class BrokenImages:
 
     def describe(self, items: list[Broken]) -> str:
         """A warning that names some of them."""
-        named = [getattr(self.images, split).where(index) for split, index in items[:NAMED]]
+        named = [source_of(name, self.config, self.images).where(index) for name, index in items[:NAMED]]
         more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
         return f"cannot decode {', '.join(named)}{more}; other images take their place"
 

@@ -68,7 +68,7 @@ class Pretraining:
         grid = self.method.student.grid if config.hides else None
         self.loader = train_loader(images.train, config, self.loaders, grid)
         self.steps_per_epoch = len(self.loader) // config.optim.accumulate
-        self.broken = BrokenImages(images, config.data.max_broken)
+        self.broken = BrokenImages(config, images)
         self.train_step = OptimizerStep(
             config, self.method, self.parallel, trained, self.positives, self.broken, self.steps_per_epoch
         )

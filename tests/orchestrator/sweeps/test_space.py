@@ -195,7 +195,7 @@ ALPHA = "space:\n  distill.alpha: {uniform: [0, 1]}\n"
         (ALPHA + "scheduler: pbt\nrepeats: 2\n", 7, ["repeats", "pbt"]),
         ("space:\n  backbone.kwargs.depth: {choice: [4, 6]}\nscheduler: pbt\n", 4, ["nothing to change in mid-run"]),
         (ALPHA + "metric: knn/lst\n", 6, ["knn/lst is not logged", "did you mean knn/last?"]),
-        (ALPHA + "metric: [knn/last, loss]\n", 6, ["2 of them, and 1 in mode"]),
+        (ALPHA + "metric: [knn/last, loss]\nmode: max\n", 6, ["2 of them, and 1 in mode"]),
         (ALPHA + "metric: [knn/last, loss]\nmode: [max, min]\n", 6, ["scheduler: none, not asha"]),
         (ALPHA + "searcher: {name: optuna, sampler: nsgaii}\n", 6, ["nsgaii is for two metrics"]),
         ("space:\n  distill.alpha: {normal: [1, 0.1]}\nsearcher: optuna\n", 5, ["optuna knows no normal"]),
@@ -225,6 +225,43 @@ def test_a_label_free_metric_is_asked_for_where_there_are_no_labels(image_folder
     words = [f"data.train={image_folder}", "data.labels=none", "data.limit=null", "optim.batch_size=16"]
     assert "rankme/last" in error_of(tmp_path, ALPHA, *words)
     assert make_plan(sweep(tmp_path, ALPHA, *words, "metric=rankme/last")).runs == 20
+
+
+@pytest.mark.parametrize("metric", ["loss/hidden", "knn/layer_01", "uniformity/best"])
+def test_every_metric_that_the_runs_log_may_be_asked_for(metric: str, tmp_path: Path) -> None:
+    assert make_plan(sweep(tmp_path, ALPHA, f"metric={metric}", "trials=2")).runs == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "parts"),
+    [
+        ("momentum", ["neither a high nor a low momentum is better", "such as knn/last"]),
+        ("positives/same_class", ["not logged"]),
+        ("linear/last", ["not logged", "{kind: linear}"]),
+    ],
+)
+def test_a_metric_that_tells_no_trial_from_another_is_refused(metric: str, parts: list[str], tmp_path: Path) -> None:
+    message = error_of(tmp_path, ALPHA + f"metric: {metric}\n")
+    assert all(part in message for part in ["mine.yaml:6: metric: ", metric, *parts]), message
+
+
+def test_a_metric_that_some_of_the_runs_do_not_log_is_refused(tmp_path: Path) -> None:
+    off = "space:\n  distill.alpha: {choice: [0, 1]}\nmetric: loss/hidden\nscheduler: none\n"
+    assert "metric: loss/hidden is not logged" in error_of(tmp_path, off, "distill.beta=0")
+
+
+def test_the_metric_of_the_best_checkpoint_is_checked_too(tmp_path: Path) -> None:
+    message = error_of(tmp_path, ALPHA, "checkpoint.best=knn/lst")
+    assert "checkpoint.best: knn/lst is not logged by these runs; did you mean knn/last?" in message
+
+
+def test_the_better_end_of_a_metric_is_looked_for_and_the_other_is_remarked_on(tmp_path: Path) -> None:
+    assert sweep(tmp_path, ALPHA).config.mode == ["max"]
+    assert sweep(tmp_path, ALPHA + "scheduler: none\nmetric: [knn/last, loss]\n").config.mode == ["max", "min"]
+    assert not make_plan(sweep(tmp_path, ALPHA + "metric: loss\n", "trials=2")).remarks
+    plan = make_plan(sweep(tmp_path, ALPHA + "metric: knn/last\nmode: min\n", "trials=2"))
+    assert plan.sweep.config.mode == ["min"]
+    assert [("mode=min" in remark, "higher knn/last is better" in remark) for remark in plan.remarks] == [(True, True)]
 
 
 def test_a_trial_that_does_not_fit_is_refused(tmp_path: Path) -> None:
