@@ -4,9 +4,13 @@ python docs/generate.py            write them
 python docs/generate.py --check    exit status 1 where a page is stale
 """
 
+import argparse
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -16,134 +20,271 @@ from ssl_core import recipes
 from ssl_core.evaluation.metrics import table
 from ssl_core.schema.evaluation import EvaluatorConfig
 from ssl_core.schema.objectives import ObjectiveConfig
+from ssl_core.schema.registry import Registered
 from ssl_core.schema.run import RunConfig
-from ssl_core.schema.types import Key
+from ssl_core.schema.types import EveryN, Key
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "tests" / "example_package" / "strata_example"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end -->"
-METHODS = {  # what it predicts, negatives, teacher, recipe, paper, reached there on ImageNet
-    "simclr": ("the other view", "all other images", "none", "simclr", "2002.05709", "k-NN 57.8 % (SDSSL)"),
-    "byol": ("the teacher's other view", "none", "EMA", "byol", "2006.07733", "k-NN 66.0 % (SDSSL)"),
-    "mocov3": (
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the code does not know of a method.
+
+    Attributes:
+        paper: its number on arXiv.
+        reached: what was published on ImageNet, by whom, with what; figures are those of the recipes' comments.
+        further: the same with SDSSL or AdaSim.
+    """
+
+    title: str
+    predicts: str
+    negatives: str
+    teacher: str
+    heads: str
+    paper: str
+    reached: str
+    further: str = ""
+
+
+METHODS = {
+    "simclr": Told(
+        "SimCLR",
+        "the other view",
+        "both views of all other images",
+        "none",
+        "projector",
+        "2002.05709",
+        "k-NN 57.8 %, linear 62.1 % (SDSSL: ViT-S/16, 300 epochs)",
+        "SDSSL: 59.1, 65.0 %",
+    ),
+    "byol": Told(
+        "BYOL",
         "the teacher's other view",
-        "other images",
+        "none",
         "EMA",
-        "mocov3",
+        "projector, predictor",
+        "2006.07733",
+        "k-NN 66.0 %, linear 70.3 % (SDSSL: ViT-S/16, 300 epochs)",
+        "SDSSL: 67.2, 71.5 %",
+    ),
+    "mocov3": Told(
+        "MoCo v3",
+        "the teacher's other view",
+        "the teacher's other view of all other images",
+        "EMA",
+        "projector, predictor",
         "2104.02057",
-        "k-NN 66.5 % (SDSSL)",
+        "k-NN 66.5 %, linear 70.0 % (SDSSL: ViT-S/16, 300 epochs)",
+        "SDSSL: 68.0, 71.5 %",
     ),
-    "simsiam": (
-        "the own other view, no gradient",
+    "simsiam": Told(
+        "SimSiam",
+        "its own other view, without gradient",
         "none",
         "none",
-        "simsiam",
+        "projector, narrow predictor",
         "2011.10566",
-        "linear 68.1 % (ResNet-50)",
+        "linear 68.1 % (ResNet-50, 100 epochs); k-NN 57.1 %, linear 68.0 % (AdaSim)",
+        "AdaSim: 57.9, 68.1 %",
     ),
-    "dino": ("the teacher's distribution over prototypes", "none", "EMA", "dino", "2104.14294", "see the recipe"),
-    "ijepa": ("the teacher's last layer, where hidden", "none", "EMA", "ijepa", "2301.08243", "see the recipe"),
-    "mae": ("pixels, where hidden", "none", "none", "mae", "2111.06377", "linear 68.0 % (ViT-B, 1600 epochs)"),
-    "bootleg": (
-        "several teacher layers, where hidden",
+    "dino": Told(
+        "DINO",
+        "the teacher's distribution over prototypes",
         "none",
         "EMA",
-        "bootleg",
+        "projector to prototypes",
+        "2104.14294",
+        "k-NN 68.4 %, linear 71.9 % (AdaSim: two crops, ViT-S/16, 800 epochs)",
+        "AdaSim: 70.1, 73.3 %",
+    ),
+    "ijepa": Told(
+        "I-JEPA",
+        "the teacher's last layer, of hidden patches",
+        "none",
+        "EMA",
+        "narrow transformer",
+        "2301.08243",
+        "linear 72.9 % (ViT-B/16, 600 epochs)",
+    ),
+    "bootleg": Told(
+        "Bootleg",
+        "several layers of the teacher, of hidden patches",
+        "none",
+        "EMA",
+        "narrow transformer, one head a target layer",
         "2603.15553",
-        "see the recipe",
+        "10 points more than I-JEPA",
+    ),
+    "mae": Told(
+        "MAE",
+        "pixels of hidden patches",
+        "none",
+        "none",
+        "narrow transformer",
+        "2111.06377",
+        "linear 68.0 % (ViT-B/16, 1600 epochs)",
     ),
 }
+"""In the order in which they are shown."""
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines])
+
+
+def _paper(number: str) -> str:
+    return f"[{number}](https://arxiv.org/abs/{number})"
+
+
+def recipes_of(method: str) -> list[str]:
+    """The bundled recipes that train it, plain or distilled, with any positives."""
+    return [name for name, trained in _trained().items() if trained == method]
+
+
+@cache
+def _trained() -> dict[str, str]:
+    """Bundled recipes to the method that each trains."""
+    return {name: recipes.merge(name)["framework"]["name"] for name in recipes.names()}
 
 
 def methods() -> str:
-    ours = [kind for kind in ObjectiveConfig.known.values() if kind.__module__.startswith("ssl_core.")]
-    head = ("`framework.name`", "predicts", "negatives", "teacher", "recipe", "paper", "reached there")
-    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for kind in ours:
-        name = get_args(kind.model_fields["name"].annotation)[0]
-        predicts, negatives, teacher, recipe, paper, reached = METHODS[name]
-        link = f"[{paper}](https://arxiv.org/abs/{paper})"
-        rows.append(f"| `{name}` | {predicts} | {negatives} | {teacher} | `{recipe}` | {link} | {reached} |")
-    return "\n".join(rows)
+    head = ("", "`framework.name`", "a network predicts", "negatives", "teacher", "paper")
+    rows = [
+        (told.title, f"`{name}`", told.predicts, told.negatives, told.teacher, _paper(told.paper))
+        for name, told in METHODS.items()
+    ]
+    return _table(head, rows)
+
+
+def methods_further() -> str:
+    head = ("`framework.name`", "heads", "local crops", "`distill`", "reached on ImageNet", "with", "recipes")
+    rows = []
+    for name, told in METHODS.items():
+        kind = _ours(ObjectiveConfig)[name]
+        assert issubclass(kind, ObjectiveConfig)
+        with_crops, layered = ("yes" if can else "no" for can in (kind.crops, kind.layered))
+        listed = ", ".join(f"`{recipe}`" for recipe in recipes_of(name))
+        rows.append((f"`{name}`", told.heads, with_crops, layered, told.reached, told.further, listed))
+    return _table(head, rows)
 
 
 def metrics() -> str:
-    rows = ["| metric | better | |", "|---|---|---|"]
     better = {True: "higher", False: "lower", None: ""}
+    rows = []
     for metric in table().values():
         name = f"`{metric.name}/last`, `/best`, `/layer_01` …" if metric.per_layer else f"`{metric.name}`"
         labels = "; needs labels" if metric.needs_labels else ""
-        rows.append(f"| {name} | {better[metric.higher]} | {metric.meaning}{labels} |")
-    return "\n".join(rows)
+        rows.append((name, better[metric.higher], f"{metric.meaning}{labels}"))
+    return _table(("metric", "better", ""), rows)
 
 
 def keys() -> str:
+    """A table of the keys that stand alone, then one of each section; of each kind, where there are several."""
     parts = []
+    alone = {name: field for name, field in RunConfig.model_fields.items() if not _kinds(name, field)}
+    parts.append(_table(KEY_HEAD, [_row(name, field, field.get_default(), RunConfig) for name, field in alone.items()]))
     for name, field in RunConfig.model_fields.items():
-        models = _sections(name, field)
-        if not models:
-            parts.append(f"- {_line(name, field, RunConfig)}")
-    for name, field in RunConfig.model_fields.items():
-        for model in _sections(name, field):
-            kind = _kind(model)
-            several = name in ("framework", "evaluation", "objectives")
-            parts.append(f"\n## {name}{f': {kind}' if several else ''}\n")
-            if model.__doc__ and not model.__doc__.startswith("!!!"):
-                parts.append(" ".join(model.__doc__.split()) + "\n")
-            parts += [f"- {line}" for line in _lines(model, "")]
-    return "\n".join(parts).strip()
+        for kind, section in _kinds(name, field).items():
+            parts.append(f"## {name}{f': {kind}' if kind else ''}")
+            if section.__doc__ and not section.__doc__.startswith("!!!"):
+                parts.append(" ".join(section.__doc__.split()))
+            parts.append(_table(KEY_HEAD, list(_rows(section, "", None))))
+    return "\n\n".join(parts)
 
 
-def _kind(model: type[BaseModel]) -> str:
-    """`knn`, `dino`: the one value that a section's `kind` or `name` has."""
-    for key in ("kind", "name"):
-        values = get_args(model.model_fields[key].annotation) if key in model.model_fields else ()
-        if len(values) == 1 and isinstance(values[0], str):
-            return values[0]
-    return ""
+KEY_HEAD = ("key", "default", "for", "")
 
 
-def _sections(name: str, field: FieldInfo) -> list[type[BaseModel]]:
-    if name == "objectives":
-        return []
+def _ours(base: type[Registered]) -> dict[str, type[Registered]]:
+    """The registered sections that come with Strata."""
+    return {name: kind for name, kind in base.known.items() if kind.__module__.startswith("ssl_core.")}
+
+
+def _kinds(name: str, field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """The sections that a key of `RunConfig` can be, by kind."""
     if name == "framework":
-        return [kind for kind in ObjectiveConfig.known.values() if kind.__module__.startswith("ssl_core.")]
+        return {method: _ours(ObjectiveConfig)[method] for method in METHODS}
     if name == "evaluation":
-        return [kind for kind in EvaluatorConfig.known.values() if kind.__module__.startswith("ssl_core.")]
-    return [part for part in (field.annotation, *get_args(field.annotation)) if _is_section(part)]
+        return dict(_ours(EvaluatorConfig))
+    sections = _sections(field.annotation) if name != "objectives" else []
+    return {"": sections[0]} if sections else {}
 
 
-def _is_section(part: Any) -> bool:
-    return isinstance(part, type) and issubclass(part, BaseModel)
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The sections in a type; a choice of layers is a value, not a section."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [] if annotation is EveryN else [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
 
 
-def _lines(model: type[BaseModel], prefix: str) -> list[str]:
-    found = []
-    for name, field in model.model_fields.items():
-        below = [part for part in (field.annotation, *get_args(field.annotation)) if _is_section(part)]
-        found.append(_line(prefix + name, field, model))
-        for section in below if len(below) == 1 and len(below[0].model_fields) > 1 else ():
-            found += [f"  - {line}" for line in _lines(section, f"{prefix}{name}.")]
-    return found
+def _rows(section: type[BaseModel], prefix: str, given: BaseModel | None, only: str = "") -> Iterator[Sequence[str]]:
+    """A row a key, with the keys of sections below it.
+
+    Args:
+        given: has the defaults, where they are not the section's own.
+        only: the kind of section that has these keys, where there are several.
+    """
+    for name, field in section.model_fields.items():
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
+            continue  # `kind: blocks` says which section it is
+        default = getattr(given, name) if given is not None else field.get_default(call_default_factory=True)
+        below = _sections(field.annotation)
+        kinds = [_tag(kind) for kind in below] if len(below) > 1 else []
+        if not below or default is None:
+            yield _row(prefix + name, field, default, section, only)
+        elif kinds:
+            yield _row(f"{prefix}{name}.kind", field, default.kind, section, only, kinds)
+        for kind in below:
+            own = default if isinstance(default, kind) else None
+            yield from _rows(kind, f"{prefix}{name}.", own, _tag(kind) if kinds else only)
 
 
-def _line(name: str, field: FieldInfo, model: type[BaseModel]) -> str:
-    key = next((item for item in field.metadata if isinstance(item, Key)), model.key)
-    default = field.default
-    if field.default_factory is not None:
-        default = field.default_factory()
-    if isinstance(default, BaseModel):
-        default = default.model_dump(mode="json")
-    plain = default is not PydanticUndefined and default is not None and not isinstance(default, (dict, list))
-    shown = f" = `{default}`" if plain else ""
-    marks = ["science" if key.science else "operation", *(["tunable"] if key.in_mid_run else [])]
-    meaning = f": {field.description}" if field.description else ""
-    return f"`{name}`{shown} *({', '.join(marks)})*{meaning}"
+def _tag(section: type[BaseModel]) -> str:
+    return str(get_args(section.model_fields["kind"].annotation)[0])
+
+
+def _row(
+    name: str,
+    field: FieldInfo,
+    default: Any,
+    section: type[BaseModel],
+    only: str = "",
+    choices: Sequence[Any] = (),
+) -> Sequence[str]:
+    key = next((item for item in field.metadata if isinstance(item, Key)), getattr(section, "key", Key()))
+    marks = {"science": key.science, "operation": not key.science, "shapes": key.shapes, "tunable": key.in_mid_run}
+    listed = " or ".join(f"`{_yaml(choice)}`" for choice in choices or _choices(field.annotation))
+    meaning = "; ".join(filter(None, [listed, field.description]))
+    meaning = f"with `{only}`: {meaning}" if only else meaning
+    shown = "" if default is PydanticUndefined else f"`{_yaml(default)}`"
+    return (f"`{name}`", shown, ", ".join(mark for mark, is_so in marks.items() if is_so), meaning)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return ()
+
+
+def _yaml(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    return str(value)
 
 
 def recipe_table() -> str:
-    rows = [f"| `{name}` | {recipes.title(name)} |" for name in recipes.names()]
-    return "\n".join(["| recipe | |", "|---|---|", *rows])
+    return _table(("recipe", ""), [(f"`{name}`", recipes.title(name)) for name in recipes.names()])
 
 
 def _python(text: str) -> str:
@@ -164,6 +305,7 @@ def _parts(*parts: tuple[str, str]) -> str:
 
 BLOCKS = {
     "methods": methods,
+    "methods-further": methods_further,
     "metrics": metrics,
     "keys": keys,
     "recipes": recipe_table,
@@ -175,6 +317,7 @@ BLOCKS = {
 
 
 def filled(text: str) -> str:
+    """A page with its tables as the code has them now."""
     for name, make in BLOCKS.items():
         begin = BEGIN.format(name)
         if begin in text:
@@ -184,18 +327,21 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    stale = []
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+    parser = argparse.ArgumentParser(description="Fills the tables of README.md and docs/ from the code.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a page is stale")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the folder with README.md and docs/")
+    words = parser.parse_args()
+    stale = False
+    for page in (words.root / "README.md", *sorted((words.root / "docs").rglob("*.md"))):
         text = page.read_text()
-        if (new := filled(text)) != text:
-            stale.append(page)
-            if "--check" not in sys.argv:
-                page.write_text(new)
-    for page in stale:
-        print(
-            f"{page.relative_to(ROOT)}: {'stale; run python docs/generate.py' if '--check' in sys.argv else 'written'}"
-        )
-    return int(bool(stale) and "--check" in sys.argv)
+        if (new := filled(text)) == text:
+            continue
+        stale = True
+        if not words.check:
+            page.write_text(new)
+        said = "stale; run python docs/generate.py" if words.check else "written"
+        print(f"{page.relative_to(words.root)}: {said}")
+    return int(stale and words.check)
 
 
 if __name__ == "__main__":
