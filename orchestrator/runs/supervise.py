@@ -1,14 +1,12 @@
 """Ray Train from the driver's side: the workers of a run, its index actors, the messages they send, how they end."""
 
-import errno
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import WorkFailed
+from orchestrator.runs.failures import cause_of, explain, may_pass, wants_room
 from orchestrator.runs.folder import Run
-from ssl_core.errors import DataError, InputError, TrainingDiverged
 from ssl_core.files import remove_tree
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.events import EpochEnded, Event
@@ -173,9 +171,9 @@ class Training:
             error, allowed = cause_of(self.error), self.run.config.scaling.max_failures
             if self._moves:
                 self._warn(self._moves)
-            elif _is_want_of_room(self.error):
+            elif wants_room(self.error):
                 self._warn(f"{self.workers} worker(s) did not start; looking for room again")
-            elif self._failures == allowed or not _may_pass(error):
+            elif self._failures == allowed or not may_pass(error):
                 raise explain(self.error, self.run)
             else:
                 self._failures += 1
@@ -220,54 +218,6 @@ class Training:
         for actor in (self.mailbox, *self.shards):
             ray.kill(actor)
         self._release_room()
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """What went wrong in the workers, without Ray's wrapping: what one of them said, rather than how another fell."""
-    from orchestrator.index.actors import IndexLost
-
-    failures = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
-    causes = [_unwrapped(failure) for failure in failures]
-    known = (InputError, DataError, TrainingDiverged, IndexLost)
-    return next((cause for cause in causes if isinstance(cause, known) or _disk_is_full(cause)), causes[0])
-
-
-def _unwrapped(failure: BaseException) -> BaseException:
-    for name in ("health_check_failure", "cause"):
-        failure = getattr(failure, name, None) or failure
-    return failure
-
-
-def _is_want_of_room(error: BaseException) -> bool:
-    return "WorkerGroupStartupTimeout" in type(getattr(error, "controller_failure", error)).__name__
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same may go well at another time: a process or node was lost, rather than the run being wrong."""
-    import torch
-
-    wrong = (InputError, DataError, TrainingDiverged, MemoryError, torch.OutOfMemoryError)
-    return not isinstance(error, wrong) and not _disk_is_full(error)
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def explain(error: BaseException, run: Run) -> BaseException:
-    """How a run that `error` ended is reported."""
-    cause = cause_of(error)
-    if isinstance(cause, InputError):
-        return cause
-    from ssl_core.training.checkpoints import CheckpointStore
-
-    checkpoints = CheckpointStore(run.output, run.config).paths()
-    last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
-    if _disk_is_full(cause):
-        cause = f"{cause}: no room for a checkpoint; free some, or set checkpoint.keep=1, then go on with --resume"
-    failed = WorkFailed(f"{cause}\n{last}")
-    failed.__cause__ = error
-    return failed
 
 
 def check_method(config: RunConfig, images: "Images") -> int:
