@@ -333,11 +333,12 @@ def sync(
     """
     from orchestrator.errors import WorkFailed
     from orchestrator.tracking import mlflow as tracking
+    from orchestrator.tracking.courier import StoreAway
 
     try:
         for tracker in tracking.sync(run):
             console.print(f"{tracker.folder}: MLflow run {tracker.run_id} at {tracker.uri}", soft_wrap=True)
-    except tracking.StoreAway as error:
+    except StoreAway as error:
         raise WorkFailed(f"{error}; nothing is lost, try again later") from error
 
 

@@ -17,7 +17,8 @@ from rich.table import Table
 from orchestrator.about import versions
 from orchestrator.cluster.connect import connected, embedded, has_token
 from orchestrator.cluster.seen import check_seen, on_each_node
-from orchestrator.runs.folder import RUNS, check_writable
+from orchestrator.paths import RUNS
+from orchestrator.runs.folder import check_writable
 from orchestrator.tracking.mlflow import sqlite_file, store_uri
 from ssl_core.files import is_local
 

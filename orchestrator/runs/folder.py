@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from orchestrator.paths import RUNS
 from ssl_core import recipes
 from ssl_core.errors import InputError
 from ssl_core.files import as_path, is_local, write_atomically
 from ssl_core.schema.data import scheme_of
 from ssl_core.schema.keys import differences
 from ssl_core.schema.run import RunConfig
-
-RUNS = Path("strata-runs")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from orchestrator.about import git_revision, versions
 from orchestrator.runs.display import RunDisplay, duration, layer_table, warn
 from orchestrator.runs.folder import Run
 from orchestrator.runs.supervise import Training, check_method
-from orchestrator.tracking.mlflow import Courier, Tracker, track_run
+from orchestrator.tracking.courier import Courier
+from orchestrator.tracking.mlflow import Tracker, track_run
 from ssl_core.errors import InputError
 from ssl_core.files import write_atomically
 from ssl_core.training.events import EpochEnded, Event, Listener, Record, Started, Stepped, Warned, tell
@@ -77,7 +78,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
 def _open_tracker(run: Run, courier: Courier) -> Tracker:
     """Make the run's folder, and its run in MLflow."""
     run.write_config()
-    tracker = track_run(run, courier=courier)
+    tracker = track_run(run.config, run.output, courier=courier)
     tracker.open()
     tracker.log_files([(run.config_file, None)])
     return tracker

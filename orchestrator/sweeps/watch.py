@@ -29,7 +29,8 @@ from orchestrator.sweeps.space import label
 from orchestrator.sweeps.trial import FAILURE, OUT_OF_MEMORY, TUNE, Job, make_trainable, repeat_of
 from orchestrator.sweeps.trials import MLFLOW_STATUS, Trial, read_trials, seconds_of, title, write_seconds
 from orchestrator.sweeps.tuner import make_tuner
-from orchestrator.tracking.mlflow import Courier, Tracker, software_tags, track_run
+from orchestrator.tracking.courier import Courier
+from orchestrator.tracking.mlflow import Tracker, software_tags, track_run
 from ssl_core.evaluation.collapse import collapse
 from ssl_core.files import remove_tree, write_atomically
 from ssl_core.pictures.run import draw_plots
@@ -300,7 +301,9 @@ class _Watcher:
         tags = {"kind": "trial", "trial": str(trial.number), "varied": ", ".join(self.config.space)}
         tags |= {f"varied.{key}": str(label(value)) for key, value in trial.settings.items()}
         name = f"{trial.number}: {title(trial)}"
-        self._trackers[trial.id] = track_run(run, tags, name=name, parent=self.folder, courier=self._courier)
+        self._trackers[trial.id] = track_run(
+            run.config, run.output, tags, name=name, parent=self.folder, courier=self._courier
+        )
         self._courier.wake(self._trackers[trial.id])  # an earlier session may have left it something to deliver
 
     def _log(self, trial: Trial) -> None:

@@ -9,35 +9,29 @@ delivered twice is one and the same point.
 import json
 import logging
 import os
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.about import git_revision, versions
-from orchestrator.runs.folder import RUNS, Run
+from orchestrator.paths import RUNS
+from orchestrator.tracking.courier import Courier, StoreAway
+from orchestrator.tracking.outbox import OUTBOX, Outbox
 from ssl_core import recipes
 from ssl_core.errors import InputError
-from ssl_core.files import append, as_path, local_copy, write_atomically
+from ssl_core.files import as_path, local_copy, write_atomically
+from ssl_core.schema.run import RunConfig
 from ssl_core.schema.scaling import TrackingConfig
 
 RUN_FILE = "mlflow.json"  # in a run's folder: which MLflow run is its own, and what it has got
-OUTBOX = "outbox.jsonl"  # in a run's folder: what its MLflow run is to hold
 KEY = "strata.key"  # a tag that no two runs share
 MOST_METRICS, MOST_PARAMS = 1000, 100  # that MLflow takes at once
 PARAM_LENGTH = 500
-RETRY = 5.0  # seconds until a store that was away is asked again
-STOP_PATIENCE = 3.0  # seconds that it gets when a run or sweep is stopped
 
 # A server that is away must not hold anything up for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
-
-class StoreAway(RuntimeError):
-    """The MLflow store does not answer, or not as it should."""
 
 
 def store_uri(config: TrackingConfig | None = None) -> str:
@@ -77,7 +71,7 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: Path | None = None,
-        courier: "Courier | None" = None,
+        courier: Courier | None = None,
     ):
         self.folder, self.uri, self._courier = folder, store_uri(config), courier
         self._box = Outbox(folder)
@@ -235,94 +229,23 @@ class Tracker:
             client.set_terminated(run_id, content, end_time=when)
 
 
-class Courier:
-    """Delivers what trackers hold, in a thread of its own."""
-
-    def __init__(self, warn: Callable[[str], None]):
-        self._warn, self._warned = warn, False
-        self._waiting: dict[Tracker, None] = {}
-        self._news = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def wake(self, tracker: Tracker) -> None:
-        with self._news:
-            self._waiting[tracker] = None
-            self._news.notify()
-
-    def close(self, folder: Path, stopped: bool = False) -> None:
-        """Deliver the rest, as long as the store answers; of what was stopped, what it takes in a moment.
-
-        Args:
-            folder: of the run or sweep, from which `strata sync` can deliver what MLflow then misses.
-        """
-        with self._news:
-            self._closing = True
-            self._news.notify()
-        self._thread.join(STOP_PATIENCE if stopped else None)
-        if self._waiting or self._thread.is_alive():
-            self._warn(f"MLflow misses some of {folder.name}; deliver it with: strata sync {folder}")
-
-    def _work(self) -> None:
-        while True:
-            with self._news:
-                while not self._waiting and not self._closing:
-                    self._news.wait()
-                if not self._waiting:
-                    return
-                trackers = list(self._waiting)
-            try:
-                for tracker in trackers:
-                    with self._news:
-                        self._waiting.pop(tracker)
-                    tracker.deliver()
-            except StoreAway as error:
-                with self._news:
-                    self._waiting[tracker] = None
-                    if self._closing:
-                        return
-                if not self._warned:
-                    self._warn(f"{error}; will deliver later")
-                self._warned = True
-                with self._news:
-                    self._news.wait(RETRY)
-
-
-class Outbox:
-    """What a run's MLflow run is to hold, in order, in a file of its folder."""
-
-    def __init__(self, folder: Path):
-        self._file = folder / OUTBOX
-        text = self._file.read_text() if self._file.exists() else ""
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        self.entries: list[dict[str, Any]] = [json.loads(line) for line in whole]
-        if len("".join(whole)) < len(text):  # a line that a kill has cut short
-            write_atomically(self._file, lambda file: file.write("".join(whole).encode()))
-
-    def add(self, kind: str, content: Any, **more: Any) -> None:
-        entry = {"kind": kind, "time": int(1000 * time.time()), **more, "content": content}
-        append(self._file, json.dumps(entry))
-        self.entries.append(entry)
-
-
 def known_run(folder: Path) -> dict[str, Any]:
     """Which MLflow run the folder's is, in which store, and how much it has got."""
     file = folder / RUN_FILE
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def track_run(run: Run, tags: Mapping[str, str] | None = None, **options: Any) -> Tracker:
+def track_run(config: RunConfig, folder: Path, tags: Mapping[str, str] | None = None, **options: Any) -> Tracker:
     """The MLflow run of one pretraining.
 
     Args:
+        folder: the run's.
         tags: more of them.
         options: `name` (default: the run's), `parent` and `courier`, of `Tracker`.
     """
-    config = run.config
     known = {"seed": str(config.seed), **software_tags(), **(tags or {})}
     options = {"name": config.name, **options}
-    return Tracker(config.tracking, run.output, params=recipes.flatten(config), tags=known, **options)
+    return Tracker(config.tracking, folder, params=recipes.flatten(config), tags=known, **options)
 
 
 def sync(folder: Path) -> Iterator[Tracker]:

@@ -13,7 +13,9 @@ from rich.console import Console
 from orchestrator.runs.folder import new_run
 from orchestrator.runs.record import pretrain
 from orchestrator.tracking import mlflow as tracking
-from orchestrator.tracking.mlflow import RUN_FILE, Courier, StoreAway, Tracker
+from orchestrator.tracking.courier import Courier, StoreAway
+from orchestrator.tracking.mlflow import RUN_FILE, Tracker
+from orchestrator.tracking.outbox import OUTBOX
 from ssl_core import recipes
 from ssl_core.schema.scaling import TrackingConfig
 from tests.orchestrator.conftest import TINY
@@ -115,7 +117,7 @@ def test_a_resumed_run_is_the_same_run(server: MlflowServer, tmp_path: Path) -> 
     tracker.log(*({"epoch": epoch, "loss": 1.0} for epoch in range(3)))
     tracker.finish("KILLED")
     tracker.deliver()
-    with open(tmp_path / tracking.OUTBOX, "a") as file:
+    with open(tmp_path / OUTBOX, "a") as file:
         file.write('{"kind": "metr')  # what a kill has cut short
     resumed = _tracker(tmp_path, server)
     resumed.begin()
