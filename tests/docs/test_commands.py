@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from orchestrator.cli.main import _split, app
+from orchestrator.cli.main import app
+from orchestrator.cli.options import split
 from orchestrator.sweeps.file import Sweep
 from orchestrator.sweeps.plan import Plan, make_plan
 from ssl_core import recipes
@@ -109,7 +110,7 @@ def check_strata(words: list[str], places: Places) -> None:
         check_strata(given["words"] or [], places)
     if name not in ("pretrain", "show", "sweep") or given.get("resume") is not None:
         return
-    file, overrides = _split(given["words"])
+    file, overrides = split(given["words"])
     if name == "sweep":
         assert file is not None, "expected a YAML file"
         plan(file, *overrides)

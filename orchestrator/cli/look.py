@@ -1,0 +1,143 @@
+"""Commands that look: `report`, `recipes`, `show`, `neighbors`, `masks`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from orchestrator.cli.app import console
+from orchestrator.cli.options import (
+    DEFAULT_RECIPE,
+    AfterEpoch,
+    Debug,
+    PictureFile,
+    RunFolder,
+    SomeImages,
+    Words,
+    place_of,
+    split,
+)
+
+
+def report(
+    sweep: Annotated[str, typer.Argument(help="A sweep's folder, or its MLflow run id.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Say what a sweep has found so far: the best settings, which settings matter; with pictures and a page.
+
+    Everything is written into the sweep's folder: `report.html` (one file, to pass on), `report/*.png`, `best.yaml`.
+    """
+    from orchestrator.sweeps.report import read_report, show_report
+    from orchestrator.tracking.mlflow import folder_of
+
+    folder = place if (place := place_of(sweep)).exists() else folder_of(sweep)
+    found = read_report(folder)
+    found.write(folder)
+    show_report(found, folder, console)
+
+
+def recipes(debug: Debug = False) -> None:
+    """List the bundled recipes."""
+    from ssl_core import recipes
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name in recipes.names():
+        table.add_row(f"[bold]{name}[/bold]", recipes.title(name))
+    console.print(table, highlight=False)
+    console.print("\n`strata show RECIPE` shows one; `strata pretrain RECIPE data.train=FOLDER` runs it.")
+
+
+def show(
+    words: Words = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what each key means.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show a recipe's resolved configuration; what differs from the defaults is marked with *."""
+    from orchestrator.runs.display import warn
+    from ssl_core import recipes
+    from ssl_core.errors import InputError
+    from ssl_core.schema.run import RunConfig
+
+    recipe, overrides = split(words)
+    try:
+        config = recipes.load(recipe or DEFAULT_RECIPE, overrides)
+    except InputError as error:
+        if not str(error).startswith("data.train: missing") or "\n" in str(error):
+            raise
+        config = recipes.load(recipe or DEFAULT_RECIPE, [*overrides, "data.train=FOLDER"])
+    given = {"data": {"train": config.data.train}}
+    if config.framework is not None:
+        given["framework"] = {"name": config.framework.name}
+    else:
+        given["objectives"] = [{"name": objective.name} for objective in config.objectives]
+    if config.distill is not None:
+        given["distill"] = {}
+    defaults = recipes.flatten(RunConfig.model_validate(given))
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "key", "value", "meaning" if explain else "default"):
+        table.add_column(title, no_wrap=title == "key", overflow="fold")
+    for key, value in recipes.flatten(config).items():
+        changed = defaults.get(key) != value
+        row = (f"[bold]{key}[/bold]", f"[bold]{value}[/bold]") if changed else (key, str(value))
+        default = str(defaults.get(key, "")) if changed else ""
+        table.add_row("*" if changed else "", *row, recipes.describe(config, key) if explain else default)
+    console.print(table, highlight=False)
+    for remark in recipes.remarks(recipe or DEFAULT_RECIPE, overrides):
+        warn(console, remark)
+
+
+def neighbors(
+    run: RunFolder,
+    image: SomeImages = None,
+    epoch: AfterEpoch = None,
+    output: PictureFile = None,
+    debug: Debug = False,
+) -> None:
+    """Draw images of a run with their neighbours in order, each with the probability of being its partner.
+
+    A red frame says that the neighbour has another label. Runs with `positives.kind=adasim` or `nearest`
+    have neighbours; `strata neighbors RUN --image 12 --image cats/tom.jpg` shows those of two images.
+    """
+    from ssl_core.pictures.neighbors import draw_neighbors
+
+    _draw("neighbors", draw_neighbors, run, image, epoch, output)
+
+
+def masks(
+    run: RunFolder,
+    image: SomeImages = None,
+    epoch: AfterEpoch = None,
+    output: PictureFile = None,
+    debug: Debug = False,
+) -> None:
+    """Draw images of a run, what its student sees of them, and how well it predicts the rest.
+
+    For each target layer a map of the loss by patch, and for MAE the image with what it predicts. Runs of `ijepa`,
+    `mae` and `bootleg` hide patches; an epoch needs its checkpoint.
+    """
+    from ssl_core.pictures.masks import draw_masks
+
+    _draw("masks", draw_masks, run, image, epoch, output)
+
+
+def _draw(
+    name: str,
+    draw: Callable[..., Path],
+    folder: Path,
+    names: list[str] | None,
+    epoch: int | None,
+    output: Path | None,
+) -> None:
+    """Draw a picture of images of a run, and say where it is."""
+    from orchestrator.runs.folder import run_at
+    from ssl_core.data.sources import open_images
+    from ssl_core.pictures.run import find_images
+
+    run = run_at(folder, "RUN")
+    source = open_images(run.config.data).train
+    images = find_images(source, names or [])
+    name += "".join(f"_{image}" for image in images) + (f"_epoch{epoch}" if epoch else "")
+    target = draw(run.config, run.output, source, output or run.plots / f"{name}.png", epoch, images)
+    console.print(f"{target}", highlight=False, soft_wrap=True)

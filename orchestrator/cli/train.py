@@ -1,0 +1,122 @@
+"""`strata pretrain` and `strata sweep`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.app import STARTED, console
+from orchestrator.cli.options import DEFAULT_RECIPE, PLACE, Address, Debug, Words, split
+
+
+def pretrain(
+    words: Words = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder, or its place in a store.  [default: strata-runs/NAME-TIME]", **PLACE),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder, from its newest checkpoint.", **PLACE)
+    ] = None,
+    address: Address = None,
+    debug: Debug = False,
+) -> None:
+    """Train one encoder. Without a recipe: `demo`, on bundled handwritten digits.
+
+    `strata pretrain small-sd-mocov3 data.train=FOLDER` trains on your own images; no labels are needed.
+
+    `strata recipes` lists the recipes, `strata show RECIPE --explain` says what can be set.
+    """
+    from orchestrator.runs.display import warn
+    from orchestrator.runs.folder import new_run, resumed_run
+    from orchestrator.runs.record import pretrain as run_pretraining
+    from orchestrator.runs.record import show_summary
+    from ssl_core import recipes
+    from ssl_core.errors import InputError
+
+    recipe, overrides = split(words)
+    if resume is not None:
+        if recipe is not None or output is not None:
+            raise InputError("--resume: takes no recipe and no --output; the folder has its own config.yaml")
+        run = resumed_run(resume, overrides)
+    else:
+        run = new_run(recipes.load(recipe or DEFAULT_RECIPE, overrides), output)
+        for remark in recipes.remarks(recipe or DEFAULT_RECIPE, overrides):
+            warn(console, remark)
+    distill = f" + hidden self-distillation (α {run.config.distill.alpha:g})" if run.config.distill else ""
+    console.print(
+        f"[bold]{run.config.name}[/bold]: {run.config.method_name}{distill}, {run.config.backbone.name} "
+        f"at {run.config.backbone.image_size} px, {run.config.optim.epochs} epochs → {run.output}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
+        summary = run_pretraining(run, console, STARTED)
+    except KeyboardInterrupt:
+        if (run.output / "checkpoints").exists():
+            console.print(f"stopped; go on with: [bold]strata pretrain --resume {run.output}[/bold]", soft_wrap=True)
+        else:
+            console.print("stopped before the first checkpoint")
+        raise
+    show_summary(summary, run.output, console)
+
+
+def sweep(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SPACE.yaml] [KEY=VALUE]…",
+            help="What to vary, then keys for the sweep (`trials=8`) or for all its runs (`optim.epochs=4`).",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The sweep's folder, or its place in a store.  [default: strata-runs/NAME-TIME]", **PLACE),
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the sweep in this folder.", **PLACE)] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and say what it would cost, but train nothing.")
+    ] = False,
+    address: Address = None,
+    debug: Debug = False,
+) -> None:
+    """Find good settings: many runs, each with other settings, the bad ones stopped early.
+
+    `strata sweep search_spaces/smoke.yaml` shows how it goes, in three minutes; `strata sweep
+    search_spaces/joint.yaml data.train=FOLDER --dry-run` says what a search on your own images would take.
+
+    It ends with the best settings, a report, and `best.yaml` for `strata pretrain best.yaml`.
+    """
+    from orchestrator.cluster.room import nodes
+    from orchestrator.runs.display import warn
+    from orchestrator.sweeps.file import Sweep, sweep_at
+    from orchestrator.sweeps.plan import make_plan, show_plan
+    from ssl_core.errors import InputError
+
+    file, overrides = split(words)
+    if resume is not None:
+        if words or output is not None:
+            raise InputError("--resume: takes no YAML, no keys and no --output; the folder has its own sweep.yaml")
+        described = sweep_at(resume, "--resume")
+    elif file is None:
+        raise InputError("expected a YAML file, such as search_spaces/smoke.yaml; `strata sweep --help` says more")
+    else:
+        described = Sweep(Path(file), overrides)
+    plan = make_plan(described)
+    if dry_run:
+        show_plan(plan, console, nodes())
+        return
+    from orchestrator.sweeps.watch import new_sweep, run_sweep
+
+    folder = resume.absolute() if resume else new_sweep(described, output)
+    console.print(
+        f"[bold]{described.config.name}[/bold]: {plan.runs} trials → {folder}", highlight=False, soft_wrap=True
+    )
+    for remark in plan.remarks:
+        warn(console, remark)
+    try:
+        run_sweep(plan, folder, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; go on with: [bold]strata sweep --resume {folder}[/bold]", soft_wrap=True)
+        raise
