@@ -155,7 +155,10 @@ def check_script(script: str, command: str) -> None:
     assert re.search(rf"^\s*(\S+ \| )*{command}( \| \S+)*\)", (ROOT / script).read_text(), re.M), (script, command)
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if FOREIGN not in line])
+OURS = {line: where for line, where in COMMANDS.items() if FOREIGN not in line}
+
+
+@pytest.mark.parametrize("line", OURS, ids=OURS.values())
 def test_every_command_works(line: str, places: Places) -> None:
     check(line, places)
 
