@@ -61,9 +61,13 @@ class Seen:
         assert self.head is not None
         return self.head(features, groups)
 
-    def of(self, network: Network, views: str = "global") -> Layers:
-        """The answer for a network and kind of view."""
-        return next(layers for see, layers in self.answers.items() if (see.network, see.views) == (network, views))
+    def of(self, network: Network, views: str = "global", hidden: bool | None = None) -> Layers:
+        """The answer for a network and kind of view; `hidden` tells a pass with hidden patches from a whole one."""
+        return next(
+            layers
+            for see, layers in self.answers.items()
+            if (see.network, see.views) == (network, views) and hidden in (None, see.hidden)
+        )
 
     def has(self, network: Network, views: str) -> bool:
         return any((see.network, see.views) == (network, views) for see in self.answers)

@@ -32,6 +32,11 @@ class PatchPrediction(Objective[Config]):
         super().__init__(config, place)
         encoder = place.encoder
         self.grid, self.depth = encoder.grid, encoder.depth
+        if place.teacher is not None and place.teacher.grid != self.grid:
+            raise InputError(
+                f"teacher: it sees {place.teacher.grid[0]} × {place.teacher.grid[1]} patches of an image, the student "
+                f"{self.grid[0]} × {self.grid[1]}; both must see the same"
+            )
         config.mask.check(self.grid)
         self.layers = self.choose_layers(place)
         self.weights = self.weigh(len(self.layers))

@@ -16,9 +16,10 @@ from ssl_core.data.views import denormalise, normalise
 from ssl_core.errors import InputError
 from ssl_core.methods import Method
 from ssl_core.methods.engine import StepOutput
-from ssl_core.networks.encoder import Hide, Want
+from ssl_core.networks.encoder import Encoder, Hide, Want
 from ssl_core.objectives.base import Seen
 from ssl_core.objectives.patches import PatchPrediction
+from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.events import EpochEnded, Event, Listener
 from ssl_core.training.loop import Pretraining
@@ -184,6 +185,38 @@ def test_no_gradient_reaches_the_teacher_which_follows(name: str) -> None:
     assert method.encoder is method.teacher.encoder
 
 
+def other_network(depth: int = 2, patch_size: int = 8) -> Encoder:
+    kwargs = {"embed_dim": 48, "depth": depth, "num_heads": 3}
+    backbone = {"name": "vit_tiny_patch16_224", "image_size": SIZE, "patch_size": patch_size, "kwargs": kwargs}
+    return Encoder(BackboneConfig(**backbone))
+
+
+@pytest.mark.parametrize(("name", "more"), [("ijepa", {}), ("bootleg", {"targets": "all"})])
+def test_a_frozen_teacher_may_be_another_network_and_never_changes(name: str, more: dict) -> None:
+    torch.manual_seed(0)
+    given = other_network()
+    method = methods.build(config_of(name, **more), given)
+    before = {key: value.clone() for key, value in method.teacher.state_dict().items()}
+    masks = masks_of(method)
+    first = run(method, images(), masks)
+    first.loss.backward()
+    assert method.update_teacher(0.5) is None
+    assert method.encoder is method.student
+    assert all(p.grad is None and not p.requires_grad for p in method.teacher.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in method.teacher.state_dict().items())
+    assert any(p.grad.abs().max() > 0 for p in method.student.parameters() if p.grad is not None)
+    objective = objective_of(method)
+    assert objective.layers == ([2] if name == "ijepa" else [1, 2]), "the teacher's"
+    (expected,) = patches(given.eval(), images(), [2])
+    target = objective.teach(look(method, images(), masks))[-1]
+    torch.testing.assert_close(target, F.layer_norm(expected, (48,)))
+
+
+def test_a_teacher_that_sees_other_patches_is_refused() -> None:
+    with pytest.raises(InputError, match=r"teacher: it sees 2 × 2 patches of an image, the student 4 × 4"):
+        methods.build(config_of("ijepa"), other_network(patch_size=16))
+
+
 @pytest.mark.parametrize("name", MASKED)
 def test_error_maps_say_how_far_off_each_hidden_patch_is(name: str) -> None:
     method = build(name, mask=BLOCKS).eval()
@@ -221,14 +254,18 @@ def test_mae_reconstructs_what_is_hidden_and_leaves_what_is_seen(norm_pixels: bo
 
 @pytest.mark.parametrize("name", MASKED)
 def test_bfloat16_runs_and_stays_near_float32(name: str) -> None:
-    losses = {}
+    losses, changes = {}, {}
     for precision in ("fp32", "bf16"):
         values = config_of(name).model_dump(mode="json")
-        values["optim"] |= {"epochs": 1, "precision": precision}
+        values["optim"] |= {"epochs": 1, "precision": precision, "name": "sgd", "weight_decay": 0.0}
         config = RunConfig.model_validate(values)
-        losses[precision] = Pretraining(config, open_images(config.data), loaders=0).run()[-1]["loss"]
+        run = Pretraining(config, open_images(config.data), loaders=0)
+        before = torch.cat([p.detach().flatten() for p in run.method.student.parameters()])
+        losses[precision] = run.run()[-1]["loss"]
+        changes[precision] = torch.cat([p.detach().flatten() for p in run.method.student.parameters()]) - before
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
     assert losses["bf16"] != losses["fp32"]
+    assert F.cosine_similarity(changes["bf16"], changes["fp32"], dim=0) > 0.9
 
 
 def _gradients(name: str, whole: Tensor) -> dict[str, Tensor]:
