@@ -93,8 +93,8 @@ class Sweep:
         values = dict(settings)
         recipe = values.pop("recipe", c.recipe)
         beside = self.file.parent / recipe
-        own = [Setting(key, value, self.where("overrides", key)) for key, value in c.overrides.items()]
-        varied = [Setting(key, value, self.where("space", key)) for key, value in values.items()]
+        own = [Setting(key, value, where=self.where("overrides", key)) for key, value in c.overrides.items()]
+        varied = [Setting(key, value, where=self.where("space", key)) for key, value in values.items()]
         return str(beside) if beside.is_file() else recipe, [*own, *self._command_line, *varied]
 
     def dump(self) -> str:

@@ -22,7 +22,7 @@ def paths_of(*given: str | list[str] | None) -> list[str]:
 
 class DataConfig(Section):
     train: Annotated[str | list[str], OPERATION] = Field(
-        description="a folder of images, Parquet file(s) or a folder of them, or bundled:digits"
+        description="a folder of images, Parquet file(s) or a folder of them, or bundled:digits", examples=["FOLDER"]
     )
     val: Annotated[str | list[str] | None, OPERATION] = Field(
         None, description="the same kinds; labelled, it is what k-NN is measured on"

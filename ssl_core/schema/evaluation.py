@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from ssl_core.schema.metric import Metric
 from ssl_core.schema.registry import Registered
-from ssl_core.schema.types import OPERATION, Section
+from ssl_core.schema.types import OPERATION, Form, Section
 
 
 class EvaluationDataConfig(Section):
@@ -37,7 +37,7 @@ class EvaluatorConfig(Registered):
         kind: str
 
     every: PositiveInt = Field(1, description="epochs; the first and the last evaluation always take place")
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$"), Form("letters, digits, - and _")] | None = Field(
         None, description="before its metrics' names, NAME.knn/last; default: none. Two of one kind need different ones"
     )
     data: EvaluationDataConfig | None = Field(

@@ -16,7 +16,7 @@ from ssl_core.schema.objectives import ObjectiveConfig
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import CheckpointConfig, ScalingConfig, TrackingConfig
-from ssl_core.schema.types import OPERATION, Section
+from ssl_core.schema.types import OPERATION, Form, Section
 from ssl_core.schema.views import ViewsConfig
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ else:  # those that are known by now, those of other packages too
     AnyObjective, AnyEvaluator = ObjectiveConfig.any_of(), EvaluatorConfig.any_of()
 
 
+NAME_FORM = Form("letters, digits, dots, dashes and underscores, a letter or a digit first")
+
+
 class RunConfig(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), OPERATION] = "pretrain"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), NAME_FORM, OPERATION] = "pretrain"
     seed: NonNegativeInt = 0
     data: DataConfig
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)

@@ -1,16 +1,18 @@
 """`scaling`, `tracking`, `checkpoint`: where it runs, who is told, what is kept. None of them changes a result."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from ssl_core.schema.types import OPERATION, Section
+from ssl_core.schema.types import OPERATION, Form, Section
 
 
 class ScalingConfig(Section):
     key: ClassVar = OPERATION
 
-    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+    workers: Annotated[
+        PositiveInt | tuple[PositiveInt, PositiveInt], Form("a whole number above 0, or [least, most]")
+    ] = Field(
         1, description="Ray Train workers; batch_size is shared among them; [least, most]: as many as there is room for"
     )
     cpus_per_worker: PositiveInt | None = Field(None, description="default: the cluster's CPUs shared evenly")

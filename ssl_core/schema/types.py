@@ -16,9 +16,17 @@ from pydantic import (
     Tag,
 )
 
+
+@dataclass(frozen=True)
+class Form:
+    """How a value is written, for errors: `expected TEXT`. Without one, the type says it (`ssl_core.recipes.words`)."""
+
+    text: str
+
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
-Range = tuple[NonNegativeFloat, NonNegativeFloat]
+Range = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Form("[least, most], neither below 0")]
 
 
 def _rising(value: Any) -> Any:
@@ -28,9 +36,13 @@ def _rising(value: Any) -> Any:
 
 
 ShareRange = Annotated[
-    tuple[Annotated[float, Field(gt=0.0, le=1.0)], Annotated[float, Field(gt=0.0, le=1.0)]], AfterValidator(_rising)
+    tuple[Annotated[float, Field(gt=0.0, le=1.0)], Annotated[float, Field(gt=0.0, le=1.0)]],
+    AfterValidator(_rising),
+    Form("[least, most], shares above 0 and at most 1"),
 ]
-PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)]
+PositiveRange = Annotated[
+    tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising), Form("[least, most], both above 0")
+]
 
 
 def _both_views(value: Any) -> Any:
@@ -44,8 +56,14 @@ def _both_views_range(value: Any) -> Any:
     return value
 
 
-PerView = Annotated[tuple[Fraction, Fraction], BeforeValidator(_both_views)]
-RangePerView = Annotated[tuple[Range, Range], BeforeValidator(_both_views_range)]
+PerView = Annotated[
+    tuple[Fraction, Fraction],
+    BeforeValidator(_both_views),
+    Form("a number from 0 to 1, or one for each view, [first, second]"),
+]
+RangePerView = Annotated[
+    tuple[Range, Range], BeforeValidator(_both_views_range), Form("[least, most], or one such pair for each view")
+]
 
 
 @dataclass(frozen=True)
@@ -101,4 +119,5 @@ LayerChoice = Annotated[
     | Annotated[list[PositiveInt], Field(min_length=1), Tag("list")],
     Discriminator(_layers_form),
     BeforeValidator(_parse_layers),
+    Form("all, {every: n}, or a list of layers from 1 up, such as [1, 4, 8]"),
 ]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
-from ssl_core.schema.types import SHAPES, TUNABLE, Fraction, PerView, Range, RangePerView, Section
+from ssl_core.schema.types import SHAPES, TUNABLE, Form, Fraction, PerView, Range, RangePerView, Section
 
 
 class LocalCropsConfig(Section):
@@ -23,7 +23,9 @@ class ViewsConfig(Section):
 
     key: ClassVar = TUNABLE
 
-    crop_scale: RangePerView = Field(((0.08, 1.0), (0.08, 1.0)), description="area of the random resized crop")
+    crop_scale: Annotated[RangePerView, Form("[least, most] of the area, or one such pair for each view")] = Field(
+        ((0.08, 1.0), (0.08, 1.0)), description="area of the random resized crop"
+    )
     jitter: PerView = Field((0.8, 0.8), description="probability of colour jitter")
     brightness: NonNegativeFloat = 0.4
     contrast: NonNegativeFloat = 0.4
@@ -41,5 +43,5 @@ class ViewsConfig(Section):
     @classmethod
     def _ordered(cls, value: Any) -> Any:
         if any(low > high or high > 1.0 or low <= 0.0 for low, high in value):
-            raise ValueError("a crop scale is a range of area fractions, 0 < low ≤ high ≤ 1")
+            raise ValueError("expected [least, most] of the area, 0 < least ≤ most ≤ 1")
         return value

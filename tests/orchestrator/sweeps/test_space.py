@@ -171,7 +171,7 @@ ALPHA = "space:\n  distill.alpha: {uniform: [0, 1]}\n"
             5,
             ["distill.alpa: unknown key", "did you mean distill.alpha?"],
         ),
-        ("space:\n  distill.alpha: {uniform: [-1, 1]}\n", 5, ["distill.alpha", "greater than or equal to 0"]),
+        ("space:\n  distill.alpha: {uniform: [-1, 1]}\n", 5, ["distill.alpha", "expected a number of at least 0"]),
         ("space:\n  distill.layers: {choice: [all, [2, 9]]}\n", 5, ["distill.layers: [9]", "layers 1 to 6"]),
         ("space:\n  distill.alpha: {unifrom: [0, 1]}\n", 5, ["space.distill.alpha", "did you mean uniform?"]),
         ("space:\n  distill.alpha: {uniform: [1, 0]}\n", 5, ["low < high"]),

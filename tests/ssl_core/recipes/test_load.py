@@ -1,0 +1,76 @@
+"""Recipes, files that extend them, overrides, and errors that say what to change."""
+
+from pathlib import Path
+
+import pytest
+
+from ssl_core import recipes
+from ssl_core.errors import InputError
+
+NAMES = recipes.names()
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def error_of(recipe: str | Path, *overrides: str) -> str:
+    with pytest.raises(InputError) as error:
+        recipes.load(recipe, ["data.train=x", *overrides])
+    return str(error.value)
+
+
+def test_there_are_recipes():
+    assert NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_loads_and_round_trips(name: str, tmp_path: Path):
+    config = recipes.load(name, ["data.train=x"])
+    assert config.data.train == "x"
+    again = recipes.load(write(tmp_path / "run.yaml", recipes.dump(config)))
+    assert again == config
+    assert recipes.title(name)
+    assert config.name == name
+
+
+def test_a_file_extends_a_recipe_or_a_file_beside_it(tmp_path: Path):
+    base = recipes.load(NAMES[0], ["data.train=x"])
+    write(tmp_path / "parent.yaml", f"extends: {NAMES[0]}\nseed: 5\noptim: {{lr: 0.25}}\n")
+    child = write(tmp_path / "child.yaml", "extends: parent.yaml\nseed: 6\n")
+    config = recipes.load(child, ["data.train=x"])
+    assert (config.seed, config.optim.lr) == (6, 0.25)
+    assert config.optim.epochs == base.optim.epochs
+    assert config.backbone == base.backbone
+
+
+def test_a_file_that_extends_itself_is_refused(tmp_path: Path):
+    write(tmp_path / "a.yaml", "extends: b.yaml\n")
+    write(tmp_path / "b.yaml", "extends: a.yaml\n")
+    assert "extends itself" in error_of(tmp_path / "a.yaml")
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest():
+    assert f"did you mean {NAMES[0]}?" in error_of(NAMES[0][:-1] + "x")
+    assert "no recipe named nothing-like-it" in error_of("nothing-like-it")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n"])
+def test_what_is_no_recipe_is_named(text: str, tmp_path: Path):
+    assert str(tmp_path / "run.yaml") in error_of(write(tmp_path / "run.yaml", text))
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/name:os.system"])
+def test_a_yaml_tag_makes_no_object(tag: str, tmp_path: Path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(f"extends: demo\nname: {tag} [{tmp_path / 'made'}]\n")
+    with pytest.raises(InputError, match=r"bad\.yaml"):
+        recipes.load(str(file))
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "..", "a/b", ".hidden"])
+def test_a_name_cannot_leave_the_folder_of_runs(name: str):
+    with pytest.raises(InputError, match="name"):
+        recipes.load("demo", [f"name={name}"])
