@@ -256,12 +256,11 @@ def _row(
     choices: Sequence[Any] = (),
 ) -> Sequence[str]:
     key = next((item for item in field.metadata if isinstance(item, Key)), getattr(section, "key", Key()))
-    marks = {"science": key.science, "operation": not key.science, "shapes": key.shapes, "tunable": key.in_mid_run}
     listed = " or ".join(f"`{_yaml(choice)}`" for choice in choices or _choices(field.annotation))
     meaning = "; ".join(filter(None, [listed, field.description]))
     meaning = f"with `{only}`: {meaning}" if only else meaning
     shown = "" if default is PydanticUndefined else f"`{_yaml(default)}`"
-    return (f"`{name}`", shown, ", ".join(mark for mark, is_so in marks.items() if is_so), meaning)
+    return (f"`{name}`", shown, str(key), meaning)
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:

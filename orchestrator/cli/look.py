@@ -54,11 +54,13 @@ def show(
     explain: Annotated[bool, typer.Option("--explain", help="Say what each key means.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show a recipe's resolved configuration; what differs from the defaults is marked with *."""
+    """Show a recipe's resolved configuration; what differs from the defaults is marked with *.
+
+    `for` says what a key is for: *science* changes what is learned, *operation* only where and how fast.
+    """
     from orchestrator.runs.display import warn
     from ssl_core import recipes
     from ssl_core.errors import InputError
-    from ssl_core.schema.run import RunConfig
 
     recipe, overrides = split(words)
     try:
@@ -67,22 +69,14 @@ def show(
         if not str(error).startswith("data.train: missing") or "\n" in str(error):
             raise
         config = recipes.load(recipe or DEFAULT_RECIPE, [*overrides, "data.train=FOLDER"])
-    given = {"data": {"train": config.data.train}}
-    if config.framework is not None:
-        given["framework"] = {"name": config.framework.name}
-    else:
-        given["objectives"] = [{"name": objective.name} for objective in config.objectives]
-    if config.distill is not None:
-        given["distill"] = {}
-    defaults = recipes.flatten(RunConfig.model_validate(given))
     table = Table(box=None, pad_edge=False)
-    for title in ("", "key", "value", "meaning" if explain else "default"):
-        table.add_column(title, no_wrap=title == "key", overflow="fold")
-    for key, value in recipes.flatten(config).items():
-        changed = defaults.get(key) != value
-        row = (f"[bold]{key}[/bold]", f"[bold]{value}[/bold]") if changed else (key, str(value))
-        default = str(defaults.get(key, "")) if changed else ""
-        table.add_row("*" if changed else "", *row, recipes.describe(config, key) if explain else default)
+    for title in ("", "key", "value", "for", "meaning" if explain else "default"):
+        table.add_column(title, no_wrap=title in ("key", "for"), overflow="fold")
+    for row in recipes.rows(config):
+        shown = (f"[bold]{row.key}[/bold]", f"[bold]{row.value}[/bold]") if row.changed else (row.key, str(row.value))
+        default = str(row.default) if row.changed else ""
+        purpose = f"[dim]{row.purpose}[/dim]"
+        table.add_row("*" if row.changed else "", *shown, purpose, row.meaning if explain else default)
     console.print(table, highlight=False)
     for remark in recipes.remarks(recipe or DEFAULT_RECIPE, overrides):
         warn(console, remark)

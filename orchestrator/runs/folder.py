@@ -92,8 +92,8 @@ def resumed_run(output: Path, overrides: list[str]) -> Run:
         told = "\n".join(f"{key}: {was} → {now}" for key, (was, now) in wrong.items())
         raise InputError(
             f"--resume: from here on this would be another run, which nothing could repeat:\n{told}\n"
-            "leave that as it was, or start a new run; scaling, data.workers, evaluation, checkpoint and tracking may "
-            "change"
+            f"leave that as it was, or start a new run: strata pretrain {run.config_file} {' '.join(overrides)}\n"
+            "scaling, data.workers, evaluation, checkpoint and tracking may change"
         )
     return run
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from ssl_core.schema.keys import keys
 from ssl_core.schema.run import RunConfig
+from ssl_core.schema.types import Key
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,9 @@ class Row:
     """A key of a configuration.
 
     Attributes:
-        default: None where the key has none, as its section is there only by choice.
+        default: empty text where there is none.
         changed: the value is not the default.
-        science: it changes what is learned; otherwise only where and how fast.
+        purpose: what it is for: science or operation, whether it is tunable or changes shapes.
         meaning: its description; empty where it has none.
     """
 
@@ -25,7 +26,7 @@ class Row:
     value: Any
     default: Any
     changed: bool
-    science: bool
+    purpose: Key
     meaning: str
 
 
@@ -41,7 +42,7 @@ def rows(config: RunConfig) -> list[Row]:
     defaults = flatten(RunConfig.model_validate(given))
     facts = {key: fact for key, (_, fact) in keys(config).items()}
     return [
-        Row(key, value, defaults.get(key), defaults.get(key) != value, facts[key].science, describe(config, key))
+        Row(key, value, defaults.get(key, ""), defaults.get(key) != value, facts[key], describe(config, key))
         for key, value in flatten(config).items()
     ]
 

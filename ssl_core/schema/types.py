@@ -84,6 +84,13 @@ class Key:
     in_mid_run: bool = False
     shapes: bool = False
 
+    def __str__(self) -> str:
+        """`science, tunable`: as tables say it."""
+        marks = {"shapes": self.shapes, "tunable": self.in_mid_run}
+        return ", ".join(
+            ["science" if self.science else "operation", *(mark for mark, is_so in marks.items() if is_so)]
+        )
+
 
 SHAPES, SCIENCE, OPERATION = Key(shapes=True), Key(), Key(science=False, resumes=True)
 TUNABLE = Key(in_mid_run=True)

@@ -24,6 +24,19 @@ def test_each_section_says_what_its_keys_are_for() -> None:
     assert fact(small(), "framework.output_dim").shapes
     assert fact(small(), "optim").science
     assert fact(small(), "optim.rl") is None
+    assert str(fact(small(), "optim.lr")) == "science, tunable"
+
+
+def test_a_section_is_what_all_its_keys_are_and_one_that_is_off_has_keys_too() -> None:
+    off = small("distill=null", "views.local_crops=null")
+    assert fact(off, "distill.alpha") == fact(small(), "distill.alpha")
+    assert fact(off, "views.local_crops.count").shapes
+    assert fact(off, "distill").shapes
+    assert not fact(off, "views").in_mid_run  # its local crops may not
+    assert fact(off, "scaling") == fact(off, "scaling.workers")
+    assert fact(off, "views.local_crops.cuont") is None
+    assert fact(off, "evaluation.0.k").resumes
+    assert fact(off, "evaluation.7.k") is None
 
 
 @pytest.mark.parametrize("name", ["mocov3", "dino", "simsiam", "bootleg"])

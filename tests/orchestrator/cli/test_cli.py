@@ -102,6 +102,7 @@ def test_show_marks_what_differs_from_the_defaults(strata) -> None:
     changed = {line.split()[1]: line for line in lines if line.startswith("*")}
     assert "7" in changed["optim.epochs"]
     assert "optim.accumulate" not in changed
+    assert changed["optim.epochs"].split()[2:4] == ["7", "science"]
 
 
 def test_doctor_names_what_it_looked_at(strata) -> None:

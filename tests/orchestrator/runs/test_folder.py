@@ -21,3 +21,4 @@ def test_a_resumed_run_may_change_where_it_runs_but_not_what_it_learns(tmp_path:
     assert "optim.epochs: 6 → 9" in told
     assert "framework.name: mocov3 → dino" in told
     assert "scaling.workers:" not in told
+    assert f"strata pretrain {run.config_file} optim.lr=0.5 optim.epochs=9 framework.name=dino" in told

@@ -23,3 +23,13 @@ def test_a_key_is_described_as_its_own_framework_means_it():
     two_views, masked = (recipes.load(name, ["data.train=x"]) for name in ("mocov3", "bootleg"))
     assert "cosine" in recipes.describe(two_views, "framework.momentum")
     assert "cosine" not in recipes.describe(masked, "framework.momentum") != ""
+
+
+def test_every_row_says_what_its_key_is_for_and_what_differs():
+    found = {row.key: row for row in recipes.rows(recipes.load("demo", ["optim.lr=0.5"]))}
+    assert (found["optim.lr"].value, found["optim.lr"].default, found["optim.lr"].changed) == (0.5, 1.5e-4, True)
+    assert str(found["optim.lr"].purpose) == "science, tunable"
+    assert str(found["data.workers"].purpose) == "operation"
+    assert str(found["backbone.kwargs.depth"].purpose) == "science, shapes"
+    assert not found["optim.accumulate"].changed
+    assert "cosine" in found["optim.min_lr"].meaning
