@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMENTED = sorted(
-    [*ROOT.glob("clusters/*"), *ROOT.glob("search_spaces/*.yaml"), *ROOT.glob("ssl_core/recipes/*.yaml")]
+    [*ROOT.glob("clusters/*"), *ROOT.glob("search_spaces/*.yaml"), *ROOT.glob("ssl_core/recipes/*/*.yaml")]
 )
 """Files whose opening comments show commands."""
 FENCED = re.compile(r"(?:^<!-- test: (?P<note>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```", re.M | re.S)
