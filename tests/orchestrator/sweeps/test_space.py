@@ -138,6 +138,31 @@ def test_the_recipe_itself_can_be_varied(tmp_path: Path) -> None:
     assert {config.optim.epochs for config in configs} == {2}
 
 
+def test_a_varied_framework_starts_anew_with_what_the_sweep_sets_of_it(tmp_path: Path) -> None:
+    text = (
+        "recipe: demo\noverrides: {framework.output_dim: 64}\n"
+        "space:\n  framework.name: {grid: [mocov3, byol, simsiam]}\nsearcher: grid\nscheduler: none\n"
+    )
+    plan = make_plan(Sweep(write(tmp_path, text), ["data.limit=200", "framework.hidden_dim=32"]))
+    for settings, config in plan.examples:
+        own = {"framework.output_dim": 64, "framework.hidden_dim": 32} | settings
+        assert {key: getattr(config.framework, key.partition(".")[2]) for key in own} == own
+        kept = {"temperature": 0.1, "momentum": 0.98} if config.framework.name == "mocov3" else {}
+        assert {key: getattr(config.framework, key) for key in kept} == kept
+    assert sorted(plan.remarks) == [
+        "framework: mocov3 → byol; dropped momentum=0.98, temperature=0.1 of demo.yaml",
+        "framework: mocov3 → simsiam; dropped momentum=0.98, temperature=0.1 of demo.yaml",
+    ]
+
+
+def test_a_section_that_is_varied_away_stays_away(tmp_path: Path) -> None:
+    text = "recipe: demo\noverrides: {distill.anneal: none}\nspace:\n  distill: {grid: [null, {alpha: 0.5}]}\n"
+    found = sweep(tmp_path, text + "searcher: grid\n")
+    off, on = sorted((found.run_config(settings).distill for settings in found.config.planned()), key=bool)
+    assert off is None
+    assert (on.alpha, on.anneal) == (0.5, "none")
+
+
 def test_a_yaml_tag_makes_no_object(tmp_path: Path) -> None:
     text = f"name: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\nspace:\n  distill.alpha: {{choice: [0, 1]}}\n"
     with pytest.raises(InputError, match=r"\.yaml"):
