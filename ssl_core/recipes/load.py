@@ -37,9 +37,8 @@ def load(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> RunConf
         InputError: an unknown recipe or key, a value of the wrong type or outside its range.
     """
     files, settings = _places(recipe, overrides)
-    values, _ = merged(files, settings)
     try:
-        values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+        values: Any = OmegaConf.to_container(OmegaConf.create(merged(files, settings)[0]), resolve=True)
         return RunConfig.model_validate(values)
     except OmegaConfBaseException as error:
         raise InputError(f"{recipe}: {str(error).splitlines()[0]}") from error

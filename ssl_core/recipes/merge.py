@@ -94,8 +94,7 @@ def _set(node: Any, parts: Sequence[str], setting: Setting) -> Any:
         if int(part) >= len(node):
             above = setting.key[: len(setting.key) - len(".".join(parts)) - 1]
             raise InputError(
-                f"{setting.where}: {setting.key}: {above} has {len(node)} entries; expected a place from 0 to "
-                f"{len(node) - 1}"
+                f"{setting.where}: {setting.key}: no such entry; {above} has {len(node)} here, counted from 0"
             )
         return [_set(item, rest, setting) if place == int(part) else item for place, item in enumerate(node)]
     there = node if isinstance(node, Mapping) else {}

@@ -98,7 +98,7 @@ def as_text(types: Sequence[Any], value: Any, text: Any = None) -> Any:
         texts = text if isinstance(text, list) and len(text) == len(value) else [None] * len(value)
         return [as_text(below, *pair) for pair in zip(value, texts, strict=True)]
     if isinstance(value, (bool, int, float)) and types and all(map(_takes_text_alone, types)):
-        return text if isinstance(text, str) else str(value)
+        return text if isinstance(text, str) else str(value).lower()
     return value
 
 
@@ -122,11 +122,11 @@ def _parse_value(text: str) -> tuple[Any, Any]:
     """What stands behind `KEY=`, as YAML reads it and as text; what is no YAML, or not to its end, is text."""
     whole = f"value: {text}"
     try:
-        value = OmegaConf.to_container(OmegaConf.create(whole))["value"]
+        read: Any = OmegaConf.to_container(OmegaConf.create(whole))
         ((_, node),) = yaml.compose(whole).value
         if node.end_mark.index < len(whole.rstrip()):  # what follows would be a comment: `set #1`
             return text, text
-        return value, yaml.load(whole, TEXTS)["value"]
+        return read["value"], yaml.load(whole, TEXTS)["value"]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError):
         return text, text
 

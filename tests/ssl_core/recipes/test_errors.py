@@ -37,7 +37,7 @@ def test_errors_name_file_and_line(tmp_path: Path):
         ("framework=byol", ["framework: expected keys and values, such as framework.name=…"]),
         ("distill.layers={evry: 2}", ["distill.layers.evry: unknown key; did you mean distill.layers.every?"]),
         ("views.crop_scale=0.5", ["views.crop_scale: expected [least, most] of the area, or one such pair for each"]),
-        ("evaluation.7.k=3", ["command line: evaluation.7.k: evaluation has 1 entries"]),
+        ("evaluation.7.k=3", ["command line: evaluation.7.k: no such entry; evaluation has 1 here"]),
         ("evaluation=3", ["evaluation: expected a list, such as [{kind: knn}] (given: 3)"]),
         ("optim.lr=.nan", ["optim.lr: expected a number of at least 0 (given: nan)"]),
         ("optim.epochs=-1", ["command line: optim.epochs: expected a whole number above 0 (given: -1)"]),
