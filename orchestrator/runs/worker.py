@@ -54,31 +54,33 @@ class Mailbox:
 
 
 class WorkerListener(Listener):
-    """Keeps checkpoints and lets the driver know, on rank 0; the other ranks' do nothing.
+    """Keeps checkpoints, together with the other ranks', and lets the driver know what rank 0 says.
 
     Ray Train itself is told nothing: it would let every epoch wait until it has asked all workers.
     """
 
     def __init__(self, mailbox: Any, store: CheckpointStore, run: Pretraining):
         self.mailbox, self.store, self.run = mailbox, store, run
-        self.speaks = ray.train.get_context().get_world_rank() == 0
+        self._speaks = ray.train.get_context().get_world_rank() == 0
         self._last_step = 0.0
         self._stop = False
 
     def on(self, event: Event) -> None:
-        if not self.speaks:
-            return
         if isinstance(event, CheckpointDue):
-            self.store.keep_within_epoch(self.run, event)
-            return
-        if isinstance(event, EpochEnded):
+            self.store.keep_within_epoch(self.run)
+        elif isinstance(event, EpochEnded):
             # The checkpoint holds the record: once it is written, a restart neither loses nor repeats the epoch.
             self.store.keep(self.run)
-        elif isinstance(event, Stepped):
+        if self._speaks and self._is_news(event):
+            self._tell(event)
+
+    def _is_news(self, event: Event) -> bool:
+        """Whether the driver wants to know."""
+        if isinstance(event, Stepped):
             if event.time - self._last_step < STEP_INTERVAL and event.step != event.steps:
-                return
+                return False
             self._last_step = event.time
-        self._tell(event)
+        return not isinstance(event, CheckpointDue)
 
     def wants_stop(self) -> bool:
         return self._stop

@@ -236,7 +236,7 @@ class _Keeps(Listener):
 
     def on(self, event: Event) -> None:
         if isinstance(event, CheckpointDue):
-            self.store.keep_within_epoch(self.run, event)
+            self.store.keep_within_epoch(self.run)
         elif isinstance(event, EpochEnded):
             self.teller.complete(event.record)  # before the checkpoint, which holds it
             self.store.keep(self.run)

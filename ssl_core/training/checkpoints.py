@@ -25,7 +25,6 @@ from ssl_core.evaluation.metrics import find
 from ssl_core.files import remove, sha256, write_atomically
 from ssl_core.positives.neighbors.files import drop_later, needed_files
 from ssl_core.schema.run import RunConfig
-from ssl_core.training.events import CheckpointDue
 from ssl_core.training.loop import Pretraining
 
 
@@ -46,20 +45,30 @@ class CheckpointStore:
         return self.folder / (f"epoch_{epoch:04d}" + (f"_step_{step:06d}" if step else "") + ".pt")
 
     def keep(self, run: Pretraining) -> None:
-        """After an epoch: write what `run` can go on from if that is due, and after the last one its encoder."""
-        epoch, epochs = run.epoch, run.config.optim.epochs
+        """After an epoch: write what `run` can go on from if that is due, and after the last one its encoder.
+
+        All ranks call it together, for each holds a part of the state; rank 0 writes.
+        """
+        epoch, last = run.epoch, run.config.optim.epochs
+        due = epoch > 0 and (epoch % self.config.every_epochs == 0 or epoch == last)
+        state = run.state_dict() if due else None
+        if distributed.rank() != 0:
+            return
         run.positives.save(self.neighbors, epoch)
-        if epoch and (epoch % self.config.every_epochs == 0 or epoch == epochs):
-            self.save(run.state_dict())
-        if epoch == epochs:
+        if state is not None:
+            self.save(state)
+        if epoch == last:
             save_encoder(run.method.encoder.model, run.config, self.model_file)
 
-    def keep_within_epoch(self, run: Pretraining, due: CheckpointDue) -> None:
-        """Between two steps: write what `run` can go on from."""
-        if due.step:
-            run.positives.save(self.neighbors, due.epoch, due.step)
-        if due.step or not self.path(due.epoch).exists():
-            self.save(run.state_dict(due.running))
+    def keep_within_epoch(self, run: Pretraining) -> None:
+        """Between two steps: write what `run` can go on from. All ranks call it together; rank 0 writes."""
+        state = run.state_dict()
+        if distributed.rank() != 0:
+            return
+        if run.step:
+            run.positives.save(self.neighbors, run.epoch, run.step)
+        if run.step or not self.path(run.epoch).exists():
+            self.save(state)
 
     def save(self, state: dict[str, Any]) -> Path:
         """Write `state`, then remove what is neither among the newest `keep` nor the best."""

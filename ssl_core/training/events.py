@@ -6,7 +6,7 @@ plain values that pickle, so that a worker's can be heard in another process.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 Record = dict[str, float]
 """The figures of one epoch by metric name, with `epoch` itself."""
@@ -69,12 +69,10 @@ class CheckpointDue:
 
     Attributes:
         epoch, step: epochs done, and steps of the next one.
-        running: what every rank knows of that one, for `Pretraining.state_dict`.
     """
 
     epoch: int
     step: int
-    running: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_core import distributed, methods
 from ssl_core.data.loading import train_loader
 from ssl_core.data.sources.base import Images
-from ssl_core.errors import InputError, Stopped
+from ssl_core.errors import Stopped
 from ssl_core.evaluation.base import due, evaluate
 from ssl_core.evaluation.features import Context
 from ssl_core.positives import base as positives
@@ -23,8 +23,6 @@ from ssl_core.training.checks import check_images
 from ssl_core.training.events import CheckpointDue, Ended, EpochEnded, Listener, Record, Started, Stepped, Warned, tell
 from ssl_core.training.health import BrokenImages, warnings
 from ssl_core.training.step import OptimizerStep
-
-LAYOUT = 2  # of a checkpoint: which weights it has, by which names
 
 
 class Pretraining:
@@ -45,6 +43,7 @@ class Pretraining:
         train_step: (step of the run, batches) → figures.
         epoch: epochs done.
         step: steps done of the next one.
+        running: the next epoch, as far as it has come.
         history: a record for each finished epoch, and for the untrained network.
     """
 
@@ -74,11 +73,11 @@ class Pretraining:
         )
         self.epoch = 0
         self.history: list[Record] = []
-        self._running = state.Running()
+        self.running = state.Running()
 
     @property
     def step(self) -> int:
-        return self._running.steps
+        return self.running.steps
 
     @property
     def total_steps(self) -> int:
@@ -92,7 +91,7 @@ class Pretraining:
             TrainingDiverged: the loss or its gradient stopped being finite.
             DataError: too many images cannot be decoded.
         """
-        tell(listeners, self._started())
+        tell(listeners, _started(self))
         if not self.history:
             self._finish_epoch({"epoch": 0.0}, listeners)
         while self.epoch < self.config.optim.epochs:
@@ -102,24 +101,9 @@ class Pretraining:
         tell(listeners, Ended(finished=True))
         return self.history
 
-    def state_dict(self, running: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-        """All that a run needs to go on beside `positives.save`; the same on every rank.
-
-        Generators are derived from seed, epoch, step and image.
-
-        Args:
-            running: within an epoch, what `CheckpointDue` says of it.
-        """
-        return {
-            "layout": LAYOUT,
-            "epoch": self.epoch,
-            "step": self.step,
-            "running": list(running),
-            "workers": distributed.world_size(),
-            "history": self.history,
-            "broken": [list(item) for item in sorted(self.broken.known)],
-            **self.parallel.state(self.train_step.optimizer),
-        }
+    def state_dict(self) -> dict[str, Any]:
+        """What `state.capture` says: all ranks call it together."""
+        return state.capture(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> list[str]:
         """Go on from a state; what will not be as in a run that was never interrupted.
@@ -127,30 +111,7 @@ class Pretraining:
         Raises:
             InputError: it is of a former layout, or of another run.
         """
-        if state_dict.get("layout") != LAYOUT:
-            raise InputError(
-                "this checkpoint was written by a former version of Strata, whose weights had other names; go on with "
-                "that version, or start anew"
-            )
-        self.epoch = state_dict["epoch"]
-        self.history = [dict(record) for record in state_dict["history"]]
-        self.broken.known = {(split, index) for split, index in state_dict["broken"]}
-        try:
-            self.parallel.load(self.train_step.optimizer, state_dict)
-        except (RuntimeError, ValueError, KeyError) as error:
-            why = str(error).strip().splitlines()[0]
-            raise InputError(f"this checkpoint is of a run with another network or optimizer: {why}") from error
-        workers, before = distributed.world_size(), state_dict["workers"]
-        if state_dict["running"]:
-            parts = state_dict["running"]
-            self._running, self.broken.met = state.unpack(parts, distributed.rank(), workers, self.device)
-        if workers == before:
-            return []
-        paths = ", and other paths are dropped at random" if self._drops_paths() else ""
-        return [
-            f"{before} worker(s) before, {workers} now, with the same batch of {self.config.optim.batch_size} images: "
-            f"sums are added up in another order, so weights agree with an uninterrupted run's to rounding only{paths}"
-        ]
+        return state.restore(self, state_dict)
 
     def evaluate(self, epoch: int) -> Record:
         """The figures that the configuration asks for at this epoch."""
@@ -172,27 +133,12 @@ class Pretraining:
         encoder.train()
         return metrics
 
-    def _started(self) -> Started:
-        cpu = f"cpu ({torch.get_num_threads()} threads)"
-        return Started(
-            history=tuple(self.history),
-            steps=self.steps_per_epoch,
-            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu,
-            workers=distributed.world_size(),
-            loaders=self.loaders,
-            trained=sum(p.numel() for p in self.method.parameters() if p.requires_grad),
-            encoder=sum(p.numel() for p in self.method.encoder.parameters()),
-        )
-
-    def _drops_paths(self) -> bool:
-        return any(getattr(module, "drop_prob", 0) for module in self.method.modules())
-
     def _layer_features(self, images: Tensor) -> list[Tensor]:
         with self.parallel.autocast():
             return self.method.layer_features(images)
 
     def _train_epoch(self, epoch: int, listeners: tuple[Listener, ...]) -> Record:
-        running, accumulate = self._running, self.config.optim.accumulate
+        running, accumulate = self.running, self.config.optim.accumulate
         order = self.loader.batch_sampler
         order.epoch, order.start, order.partners = epoch, running.steps * accumulate, self.positives.partners(epoch)
         batches = iter(self.loader)
@@ -213,18 +159,8 @@ class Pretraining:
         self.positives.end_epoch(epoch)
         for _ in batches:  # an epoch's incomplete accumulation; leaves the loader at its end
             pass
-        record = self._record(epoch, time.perf_counter() - started)
-        self._running = state.Running()
-        return record
-
-    def _record(self, epoch: int, seconds: float) -> Record:
-        """The epoch's figures, means over its steps and all ranks."""
-        running = self._running
-        totals = torch.stack([torch.as_tensor(total, device=self.device) for total in running.totals.values()])
-        means = distributed.mean_over_ranks(totals / self.steps_per_epoch).tolist()
-        record: Record = {"epoch": float(epoch), **dict(zip(running.totals, means, strict=True))}
-        record["images_per_second"] = self.steps_per_epoch * self.config.optim.batch_size / seconds
-        record["data_wait"] = running.waited / seconds
+        record = running.record(epoch, self.config.optim.batch_size, time.perf_counter() - started)
+        self.running = state.Running()
         return record
 
     def _stop_if_wanted(self, listeners: tuple[Listener, ...]) -> None:
@@ -237,8 +173,7 @@ class Pretraining:
     def _offer_checkpoint(self, listeners: tuple[Listener, ...]) -> None:
         """Let listeners keep the state between two steps."""
         self.positives.settle()
-        parts = distributed.gather_objects(state.pack(self._running, self.broken.met)) if self.step else []
-        tell(listeners, CheckpointDue(self.epoch, self.step, tuple(parts)))
+        tell(listeners, CheckpointDue(self.epoch, self.step))
 
     def _finish_epoch(self, record: Record, listeners: tuple[Listener, ...]) -> None:
         """Evaluate, merge what the ranks know of broken images, warn, record."""
@@ -252,3 +187,16 @@ class Pretraining:
             tell(listeners, Warned(message))
         self.broken.check()
         tell(listeners, EpochEnded(record))
+
+
+def _started(run: Pretraining) -> Started:
+    cpu = f"cpu ({torch.get_num_threads()} threads)"
+    return Started(
+        history=tuple(run.history),
+        steps=run.steps_per_epoch,
+        device=torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else cpu,
+        workers=distributed.world_size(),
+        loaders=run.loaders,
+        trained=sum(p.numel() for p in run.method.parameters() if p.requires_grad),
+        encoder=sum(p.numel() for p in run.method.encoder.parameters()),
+    )

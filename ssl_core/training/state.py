@@ -1,13 +1,21 @@
-"""What a run within an epoch knows of it, and how that goes on elsewhere."""
+"""What a run is resumed from: all that it knows between two steps, as tensors and plain values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ssl_core import distributed
+from ssl_core.errors import InputError
+from ssl_core.training.events import Record
 from ssl_core.training.health import Broken
+
+if TYPE_CHECKING:
+    from ssl_core.training.loop import Pretraining
+
+LAYOUT = 2  # of a state: which weights it has, by which names
 
 
 @dataclass
@@ -30,16 +38,76 @@ class Running:
         for name, value in figures.items():
             self.totals[name] = self.totals.get(name, 0.0) + value
 
+    def record(self, epoch: int, batch_size: int, seconds: float) -> Record:
+        """The figures of the whole epoch, which took so long: means over its steps and all ranks."""
+        device = next((x.device for x in self.totals.values() if isinstance(x, Tensor)), None)
+        totals = torch.stack([torch.as_tensor(total, device=device) for total in self.totals.values()])
+        means = distributed.mean_over_ranks(totals / self.steps).tolist()
+        record: Record = {"epoch": float(epoch), **dict(zip(self.totals, means, strict=True))}
+        record["images_per_second"] = self.steps * batch_size / seconds
+        record["data_wait"] = self.waited / seconds
+        return record
 
-def pack(running: Running, broken: set[Broken]) -> dict[str, Any]:
+
+def capture(run: "Pretraining") -> dict[str, Any]:
+    """All that a run needs to go on beside `positives.save`; the same on every rank, and all ask together.
+
+    Generators are derived from seed, epoch, step and image.
+    """
+    return {
+        "layout": LAYOUT,
+        "epoch": run.epoch,
+        "step": run.step,
+        "running": distributed.gather_objects(_pack(run.running, run.broken.met)) if run.step else [],
+        "workers": distributed.world_size(),
+        "history": run.history,
+        "broken": [list(item) for item in sorted(run.broken.known)],
+        **run.parallel.state(run.train_step.optimizer),
+    }
+
+
+def restore(run: "Pretraining", state: dict[str, Any]) -> list[str]:
+    """Let a run go on from what `capture` gave; what will not be as in one that was never interrupted.
+
+    Raises:
+        InputError: it is of a former layout, or of another run.
+    """
+    if state.get("layout") != LAYOUT:
+        raise InputError(
+            "this checkpoint was written by a former version of Strata, whose weights had other names; go on with "
+            "that version, or start anew"
+        )
+    run.epoch = state["epoch"]
+    run.history = [dict(record) for record in state["history"]]
+    run.broken.known = {(split, index) for split, index in state["broken"]}
+    try:
+        run.parallel.load(run.train_step.optimizer, state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise InputError(f"this checkpoint is of a run with another network or optimizer: {why}") from error
+    workers, before = distributed.world_size(), state["workers"]
+    if state["running"]:
+        run.running, run.broken.met = _unpack(state["running"], run.device)
+    if workers == before:
+        return []
+    drops_paths = any(getattr(module, "drop_prob", 0) for module in run.method.modules())
+    paths = ", and other paths are dropped at random" if drops_paths else ""
+    return [
+        f"{before} worker(s) before, {workers} now, with the same batch of {run.config.optim.batch_size} images: "
+        f"sums are added up in another order, so weights agree with an uninterrupted run's to rounding only{paths}"
+    ]
+
+
+def _pack(running: Running, broken: set[Broken]) -> dict[str, Any]:
     """One rank's part of a state within an epoch, as plain values; `broken` it has met since the epoch began."""
     totals = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in running.totals.items()}
     return {"figures": vars(running) | {"totals": totals}, "broken": [list(item) for item in broken]}
 
 
-def unpack(parts: Sequence[dict[str, Any]], rank: int, world: int, device: torch.device) -> tuple[Running, set[Broken]]:
+def _unpack(parts: Sequence[dict[str, Any]], device: torch.device) -> tuple[Running, set[Broken]]:
     """What stands for this rank's part: its own, or where there were other ranks before, the mean of all."""
-    if len(parts) == world:
+    rank = distributed.rank()
+    if len(parts) == distributed.world_size():
         running, owners = Running(**parts[rank]["figures"]), parts[rank : rank + 1]
     else:
         figures = [part["figures"] for part in parts]

@@ -48,7 +48,7 @@ class Timed(Listener):
     def on(self, event: Event) -> None:
         if isinstance(event, CheckpointDue):
             began = time.perf_counter()
-            self.store.keep_within_epoch(self.run, event)
+            self.store.keep_within_epoch(self.run)
             self.seconds.append(time.perf_counter() - began)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from orchestrator.sweeps.trials import read_trials
-from ssl_core import distributed, recipes
+from ssl_core import recipes
 from ssl_core.data.sources import open_images
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checkpoints import CheckpointStore
@@ -44,7 +44,7 @@ class Keeps(Listener):
         self.run, self.store = run, CheckpointStore(folder, run.config)
 
     def on(self, event: Event) -> None:
-        if isinstance(event, EpochEnded) and distributed.rank() == 0:
+        if isinstance(event, EpochEnded):
             self.store.keep(self.run)
 
 

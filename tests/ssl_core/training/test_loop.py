@@ -100,7 +100,7 @@ class StopsAt(Listener):
         if isinstance(event, Stepped):
             self._reached = (event.epoch, event.step) == self.at
         elif isinstance(event, CheckpointDue):
-            self.state = copy.deepcopy(self.run.state_dict(event.running))
+            self.state = copy.deepcopy(self.run.state_dict())
 
     def wants_stop(self) -> bool:
         return self._reached
