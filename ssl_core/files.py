@@ -3,6 +3,7 @@
 A folder is a `pathlib.Path`, or for a URI (`s3://…`, `gs://…`) a `UPath`, which answers the same calls.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ssl_core.errors import InputError
 
@@ -39,25 +40,68 @@ def is_local(path: Path) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place: readers see the old file or the whole new one."""
+    """Let `write` fill a file beside `path`, then put it in place: readers see the old file or the whole new one.
+
+    Raises:
+        OSError: as the file system said it, also where `write` makes another error of it (torch does).
+    """
     if not is_local(path):
         _upload(path, write)
         return
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
-            write(file)
+            _fill(file, write)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class _Telling:
+    """A file being written that remembers what its disk said, whatever its writer makes of that."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _fill(file: BinaryIO, write: Callable[[BinaryIO], object]) -> None:
+    telling = _Telling(file)
+    try:
+        write(cast(BinaryIO, telling))
+    except Exception as error:
+        if telling.error is None or error is telling.error:
+            raise
+        raise telling.error from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a name that was put into a folder outlive a power cut; some file systems have no such call."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _upload(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """An object appears when all of it was sent; closing one early would make it of what was."""
     with tempfile.TemporaryFile() as whole:
-        write(whole)
+        _fill(whole, write)
         whole.seek(0)
         with path.open("wb") as file:
             shutil.copyfileobj(whole, file, 1 << 20)

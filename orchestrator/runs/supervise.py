@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from orchestrator.runs.failures import cause_of, explain, may_pass, wants_room
+from orchestrator.runs.failures import Retries, cause_of, explain, wants_room
 from orchestrator.runs.folder import Run
 from ssl_core.files import remove_tree
 from ssl_core.schema.run import RunConfig
-from ssl_core.training.events import EpochEnded, Event
+from ssl_core.training.events import EpochEnded, Event, Stepped
 
 if TYPE_CHECKING:
     from orchestrator.cluster.room import WorkerShare
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RAY_TRAIN = "ray-train"  # in a run's folder, while it runs: Ray Train's own, of which nothing is needed
 POLL = 0.2  # seconds between looks into the mailbox
-STOP_TIMEOUT = 8.0  # seconds that workers get to write a checkpoint and end by themselves
+STOP_TIMEOUT = 25.0  # seconds that workers get to write a checkpoint and end; Slurm and Kubernetes kill after 30
 ROOM_GRACE = 5.0  # seconds in which the workers that have ended give back what they had
 # For what we do not use, Ray Train would start processes, and wait for them.
 LEAN = {
@@ -43,7 +43,8 @@ class Training:
     ):
         self.run, self.share, self.num_images, self.index_dim = run, share, num_images, index_dim
         self._warn, self._stop_timeout = warn, stop_timeout
-        self._failures, self._starts, self._waits = 0, 0, False
+        self._starts, self._waits = 0, False
+        self._retries = Retries(run.config.scaling.max_failures)
         self._start()
 
     def _start(self) -> None:
@@ -60,6 +61,7 @@ class Training:
         self.workers = self._choose_workers()
         run, config = self.run, self.run.config.with_workers(self.workers)
         self.error: BaseException | None = None
+        self._reached: tuple[int, int] | None = None  # epoch and step that these workers have trained to
         self._moves: str | None = None  # why these workers were asked to stop, for others to go on
         self._left = leaving_nodes()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -168,17 +170,16 @@ class Training:
             self._follow_once(take)
             if self.error is None:
                 return
-            error, allowed = cause_of(self.error), self.run.config.scaling.max_failures
+            error = cause_of(self.error)
             if self._moves:
                 self._warn(self._moves)
             elif wants_room(self.error):
                 self._warn(f"{self.workers} worker(s) did not start; looking for room again")
-            elif self._failures == allowed or not may_pass(error):
+            elif not self._retries.allow(error, self._reached):
                 raise explain(self.error, self.run)
             else:
-                self._failures += 1
-                what = str(error).strip().splitlines()[0][:200]
-                count = f"failure {self._failures} of {allowed}"
+                what = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                count = f"failure {self._retries.used} of {self._retries.allowed}"
                 self._warn(f"a process was lost ({what}); going on from the newest checkpoint ({count})")
             self._start()
 
@@ -204,6 +205,9 @@ class Training:
 
         events = ray.get(self.mailbox.take.remote())
         take(events)
+        for event in events:
+            if isinstance(event, Stepped):
+                self._reached = event.epoch, event.step
         ended = any(isinstance(event, EpochEnded) for event in events)
         if not self._moves and (why := self._why_move(epoch_ended=ended)):
             self._moves = why

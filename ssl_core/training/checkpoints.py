@@ -6,6 +6,7 @@ checkpoints/epoch_0012.sha256          written last: checksums of it and of all 
                                        to it, as `sha256sum --check` reads them
 """
 
+import contextlib
 import json
 import math
 import os
@@ -23,23 +24,28 @@ from ssl_core import distributed
 from ssl_core.errors import InputError
 from ssl_core.evaluation.metrics import find
 from ssl_core.files import remove, sha256, write_atomically
-from ssl_core.positives.neighbors.files import drop_later, needed_files
+from ssl_core.positives.neighbors.files import drop_later, needed_files, written_files
 from ssl_core.schema.run import RunConfig
+from ssl_core.training.history import History
 from ssl_core.training.loop import Pretraining
+
+NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?")
 
 
 class CheckpointStore:
     """What a run in folder `output` can go on from."""
 
     def __init__(self, output: Path, config: RunConfig):
-        self.folder, self.neighbors = output / "checkpoints", output / "neighbors"
+        self.output, self.folder, self.neighbors = output, output / "checkpoints", output / "neighbors"
         self.model_file = output / "model.safetensors"
-        self.config, self._window, self._last = config.checkpoint, config.positives.window, config.optim.epochs
+        self.config, self._last = config.checkpoint, config.optim.epochs
+        self._searches, self._window = config.positives.searches, config.positives.window
         self._sums: dict[Path, str] = {}  # of files that never change
 
     def paths(self) -> list[Path]:
         """All checkpoints, oldest first."""
-        return [path.with_suffix(".pt") for path in sorted(self.folder.glob("epoch_*.sha256"))]
+        names = (path.with_suffix(".pt") for path in sorted(self.folder.glob("epoch_*.sha256")))
+        return [path for path in names if NAME.fullmatch(path.stem)]
 
     def path(self, epoch: int, step: int = 0) -> Path:
         return self.folder / (f"epoch_{epoch:04d}" + (f"_step_{step:06d}" if step else "") + ".pt")
@@ -49,16 +55,14 @@ class CheckpointStore:
 
         All ranks call it together, for each holds a part of the state; rank 0 writes.
         """
-        epoch, last = run.epoch, run.config.optim.epochs
-        due = epoch > 0 and (epoch % self.config.every_epochs == 0 or epoch == last)
-        state = run.state_dict() if due else None
+        state = run.state_dict() if self._is_due(run.epoch) else None
         if distributed.rank() != 0:
             return
-        run.positives.save(self.neighbors, epoch)
+        if run.epoch == self._last:  # before the checkpoint that says so
+            save_encoder(run.method.encoder.model, run.config, self.model_file)
+        run.positives.save(self.neighbors, run.epoch)
         if state is not None:
             self.save(state)
-        if epoch == last:
-            save_encoder(run.method.encoder.model, run.config, self.model_file)
 
     def keep_within_epoch(self, run: Pretraining) -> None:
         """Between two steps: write what `run` can go on from. All ranks call it together; rank 0 writes."""
@@ -75,48 +79,107 @@ class CheckpointStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(state["epoch"], state["step"])
         write_atomically(path, lambda file: torch.save(state, file))
-        sums = {path: sha256(path)} | {file: self._sum_of(file) for file in self._neighbors_of(path)}
-        lines = "".join(f"{digest}  {os.path.relpath(str(file), str(self.folder))}\n" for file, digest in sums.items())
-        write_atomically(path.with_suffix(".sha256"), lambda file: file.write(lines.encode()))
-        newest = self.paths()[-self.config.keep :]
-        for old in set(self.paths()) - {*newest, self.path(self.best_epoch(state["history"]))}:
-            _remove(old)
-        # A run goes on from the newest ones, not from the best.
-        needed = {file for path in newest for file in self._neighbors_of(path)}
-        for file in [file for file in self.neighbors.rglob("*.*") if file.is_file() and file not in needed]:
-            remove(file)
+        neighbors = {self._name(file): self._sum_of(file) for file in self._neighbors_of(path)}
+        self._write_sums(path, {path.name: sha256(path)} | neighbors)
+        self._tidy(self.path(self.best_epoch(state["history"])))
         return path
+
+    def _tidy(self, best: Path) -> None:
+        """Remove all but the newest checkpoints and the best, and of neighbours what only others needed."""
+        paths = self.paths()
+        newest = paths[-self.config.keep :]
+        for old in set(paths) - {*newest, best}:
+            _remove(old)
+        if best in paths and best not in newest:
+            self._leave_alone(best)
+        needed = {file for path in newest for file in self._neighbors_of(path)}
+        for file in written_files(self.neighbors):
+            if file not in needed:
+                remove(file)
+
+    def _leave_alone(self, best: Path) -> None:
+        """Let the sums of the best checkpoint name it alone: a run goes on from the newest ones, and not from it."""
+        with contextlib.suppress(ValueError, OSError):  # damaged, it is no worse than before
+            sums = self._read_sums(best)
+            if len(sums) > 1:
+                self._write_sums(best, {best.name: sums[best.name]})
 
     def restore(self, run: Pretraining, warn: Callable[[str], None]) -> None:
         """Let `run` go on from the newest checkpoint, if there is one; all ranks do it together.
 
+        At its end, where nothing is left to train, its encoder is written again: it may be what was lost.
+
         Args:
             warn: is told on rank 0 of damaged checkpoints, and of what is not exact.
+
+        Raises:
+            InputError: there were checkpoints, and none can be used; or it is of another run.
         """
-        latest = self.latest(warn) if distributed.rank() == 0 else None
-        latest = distributed.gather_objects(latest)[0]
+        latest = self._latest_for_all(warn)
         if latest is None:
             return
         remarks = run.load_state_dict(self.load(latest))
         run.positives.load(self.neighbors, run.epoch, run.step)
-        for remark in remarks if distributed.rank() == 0 else ():
+        if distributed.rank() != 0:
+            return
+        if run.epoch == self._last:
+            save_encoder(run.method.encoder.model, run.config, self.model_file)
+        for remark in remarks:
             warn(remark)
 
-    def latest(self, on_broken: Callable[[str], None]) -> Path | None:
-        """The newest checkpoint that is as it was written; `on_broken` is told of those that are not.
+    def _latest_for_all(self, warn: Callable[[str], None]) -> Path | None:
+        """What rank 0 finds, or fails of, told to all ranks."""
+        found: Path | InputError | None = None
+        if distributed.rank() == 0:
+            try:
+                found = self.latest(warn)
+            except InputError as error:
+                found = error
+        found = distributed.gather_objects(found)[0]
+        if isinstance(found, InputError):
+            raise found
+        return found
 
-        What is of a later time is removed: it will be done again.
+    def latest(self, warn: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that is as it was written; None for a run that has not come to its first.
+
+        Those newer than it are put aside as `.damaged`, and `warn` is told. What they alone need is removed: it will
+        be done again.
+
+        Raises:
+            InputError: there were checkpoints, and none can be used; nothing was changed.
         """
+        damaged: dict[Path, str] = {}
         for path in reversed(self.paths()):
             damage = self._damage_to(path)
-            if damage is None:
-                epoch, step = _position(path)
-                if self.neighbors.exists():
-                    drop_later(self.neighbors, epoch, step)
-                return path
-            on_broken(f"{damage}: {path.name} cannot be used; going back to the checkpoint before it")
-            _remove(path)
+            if damage is not None:
+                damaged[path] = damage
+                continue
+            for other, why in damaged.items():
+                _put_aside(other)
+                warn(f"{why}: {other.name} cannot be used, and was put aside; going on from {path.name}")
+            if self.neighbors.exists():
+                drop_later(self.neighbors, *_position(path))
+            return path
+        done = self._last_due()
+        if damaged or done:
+            why = "".join(f"\n{why}" for why in damaged.values()) or f"\nits figures are of {done} epochs"
+            raise InputError(
+                f"{self.folder}: no checkpoint can be used, and nothing was changed:{why}\nput back what is missing; "
+                f"or start anew, in another folder: strata pretrain {self.output / 'config.yaml'}"
+            )
         return None
+
+    def _last_due(self) -> int:
+        """The last epoch after which there must have been a checkpoint, by the run's figures; 0 if there was none.
+
+        An epoch's figures are written down after its checkpoint.
+        """
+        done = [int(record["epoch"]) for record in History.read(self.output)]
+        return max((epoch for epoch in done if self._is_due(epoch)), default=0)
+
+    def _is_due(self, epoch: int) -> bool:
+        return epoch > 0 and (epoch % self.config.every_epochs == 0 or epoch == self._last)
 
     def load(self, path: Path) -> dict[str, Any]:
         """A checkpoint's state.
@@ -129,16 +192,16 @@ class CheckpointStore:
                 return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise InputError(f"{path}: refused, for it holds more than tensors and plain values: {error}") from error
+        except (RuntimeError, ValueError, KeyError, EOFError) as error:
+            raise InputError(f"{path}: no checkpoint of Strata's, or a damaged one: {error}") from error
 
     def best_epoch(self, history: list[dict[str, float]]) -> int:
         """The checkpointed epoch whose `checkpoint.best` metric is best; −1 if it was never measured."""
-        name, every = self.config.best, self.config.every_epochs
+        name = self.config.best
         measured = [
             record
             for record in history
-            if math.isfinite(record.get(name, math.nan))
-            and record["epoch"] > 0
-            and (record["epoch"] % every == 0 or record["epoch"] == self._last)
+            if self._is_due(int(record["epoch"])) and math.isfinite(record.get(name, math.nan))
         ]
         metric = find(name)
         pick = min if metric is not None and metric.higher is False else max
@@ -152,22 +215,61 @@ class CheckpointStore:
             self._sums[file] = sha256(file)
         return self._sums[file]
 
-    def _damage_to(self, path: Path) -> str | None:
-        """What is wrong with a checkpoint's files."""
-        for line in path.with_suffix(".sha256").read_text().splitlines():
+    def _write_sums(self, path: Path, sums: dict[str, str]) -> None:
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+        write_atomically(path.with_suffix(".sha256"), lambda file: file.write(lines.encode()))
+
+    def _read_sums(self, path: Path) -> dict[str, str]:
+        """The checksums of a checkpoint's files by name, as seen from its folder.
+
+        Raises:
+            ValueError: they are not as they were written.
+        """
+        sums = {}
+        for line in path.with_suffix(".sha256").read_text(encoding="utf-8").splitlines():
             digest, _, name = line.partition("  ")
+            if not re.fullmatch("[0-9a-f]{64}", digest) or not name:
+                raise ValueError(f"a line that is no checksum: {line[:80]!r}")
+            sums[name] = digest
+        if path.name not in sums:
+            raise ValueError(f"{path.name} is not in it")
+        return sums
+
+    def _name(self, file: Path) -> str:
+        """A file's name in sums."""
+        return os.path.relpath(str(file), str(self.folder))
+
+    def _damage_to(self, path: Path) -> str | None:
+        """Why a run cannot go on from a checkpoint."""
+        try:
+            sums = self._read_sums(path)
+        except (ValueError, PermissionError) as error:
+            return f"{path.with_suffix('.sha256')} is damaged ({error})"
+        for name, digest in sums.items():
             file = (self.folder / name).resolve()
-            if not file.exists():
+            try:
+                if sha256(file) != digest:
+                    return f"{file} is damaged (its checksum differs)"
+            except FileNotFoundError:
                 return f"{file} is missing"
-            if sha256(file) != digest:
-                return f"{file} is damaged (its checksum differs)"
+            except PermissionError as error:
+                return f"{file} cannot be read ({error.strerror})"
+        left_out = {self._name(file) for file in self._neighbors_of(path)} - sums.keys()
+        if left_out or (self._searches and _position(path)[0] and len(sums) == 1):
+            return f"{path.name} is kept as the best, without the neighbours that a run goes on with"
         return None
 
 
 def _position(path: Path) -> tuple[int, int]:
     """Epochs and steps done, by a checkpoint's name."""
-    epoch, step = re.fullmatch(r"epoch_(\d+)(?:_step_(\d+))?", path.stem).groups()
+    epoch, step = NAME.fullmatch(path.stem).groups()
     return int(epoch), int(step or 0)
+
+
+def _put_aside(path: Path) -> None:
+    for file in (path.with_suffix(".sha256"), path):  # first the one that makes it a checkpoint
+        with contextlib.suppress(FileNotFoundError):
+            file.rename(file.with_name(f"{file.name}.damaged"))
 
 
 def _remove(path: Path) -> None:

@@ -21,6 +21,8 @@ from ssl_core.errors import InputError
 from ssl_core.files import as_path, is_local, write_atomically
 
 ROW_GROUP = 1 << 16  # images
+OWN = re.compile(r"epoch_\d+\.parquet|(cache|steps)_\d+|\d+\.npy|\d+-\d+\.\d+\.npz")
+"""Names of files and folders that are written here."""
 
 
 def lists_file(folder: Path, epoch: int) -> Path:
@@ -45,6 +47,16 @@ def needed_files(folder: Path, epoch: int, step: int, window: int) -> list[Path]
     lists = (lists_file(folder, number) for number in range(max(1, epoch - window + 1), epoch + 1))
     caches = sorted(cache_folder(folder, epoch).glob("[0-9]*.npy"))
     return [*(path for path in lists if path.exists()), *caches, *(path for *_, path in _steps(folder, epoch, step))]
+
+
+def written_files(folder: Path) -> list[Path]:
+    """All files of an index, as it writes them; nothing that links lead to."""
+    if is_local(folder) and folder.is_symlink():
+        return []
+    inside = [path for name in ("cache_*", "steps_*") for path in folder.glob(name) if OWN.fullmatch(path.name)]
+    inside = [path for path in inside if not (is_local(path) and path.is_symlink())]
+    found = [*folder.glob("epoch_*.parquet"), *(file for path in inside for file in path.iterdir())]
+    return [file for file in found if OWN.fullmatch(file.name) and not (is_local(file) and file.is_symlink())]
 
 
 def _steps(folder: Path, epoch: int, step: int) -> list[tuple[int, int, Path]]:

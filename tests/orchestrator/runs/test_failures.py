@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
+from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError, RuntimeEnvSetupError, WorkerCrashedError
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckTimeoutError
+from torch.distributed import DistBackendError
 
 from orchestrator.errors import WorkFailed
 from orchestrator.index.actors import IndexLost
-from orchestrator.runs.failures import FINAL, cause_of, explain, may_pass, wants_room
+from orchestrator.runs.failures import LOST, Retries, cause_of, explain, is_loss, wants_room
 from orchestrator.runs.folder import Run
 from ssl_core import recipes
 from ssl_core.errors import DataError, InputError, TrainingDiverged
@@ -23,35 +25,56 @@ ENDS = {
     "memory does not suffice": MemoryError(),
     "a GPU's memory does not suffice": torch.OutOfMemoryError("CUDA out of memory"),
     "a disk is full": FULL,
+    "a disk fails": OSError(errno.EIO, "Input/output error"),
+    "shapes do not fit": RuntimeError(
+        "Given groups=1, weight of size [64, 4, 8, 8], expected input to have 4 channels"
+    ),
+    "a bug": KeyError("momentum"),
+    "the environment of Ray cannot be made": RuntimeEnvSetupError("pip install failed"),
 }
-GOES_ON = [
-    ActorDiedError(),
-    WorkerCrashedError(),
-    IndexLost("an index actor is gone"),
-    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
-    RuntimeError("[gloo] Connection closed by peer"),
-    OSError(errno.EIO, "Input/output error"),
-]
+GOES_ON = {
+    "a process or node of Ray's": [ActorDiedError(), WorkerCrashedError(), NodeDiedError("gone")],
+    "a worker of Ray Train's": [
+        WorkerHealthCheckTimeoutError("no answer"),
+        WorkerGroupStartupFailedError("a node died"),
+    ],
+    "a part of the neighbour index": [IndexLost("an index actor is gone")],
+    "the connection to another worker": [
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3"),
+        DistBackendError("NCCL error: remote process exited or there was a network error"),
+        TimeoutError("no answer"),
+    ],
+}
 
 
-def test_every_meaning_is_held() -> None:
-    assert ENDS.keys() == FINAL.keys()
+def test_every_kind_of_loss_is_held() -> None:
+    assert GOES_ON.keys() == LOST.keys()
 
 
-@pytest.mark.parametrize("meaning", ENDS)
-def test_what_would_go_wrong_again_ends_a_run(meaning: str) -> None:
-    assert FINAL[meaning](ENDS[meaning])
-    assert [other for other, means in FINAL.items() if means(ENDS[meaning])] == [meaning]
-    assert not may_pass(ENDS[meaning])
-    assert not may_pass(cause_of(WorkerGroupError("two failed", {0: ActorDiedError(), 1: ENDS[meaning]}))) or (
-        meaning in ("memory does not suffice", "a GPU's memory does not suffice")  # the first failure counts there
-    )
+@pytest.mark.parametrize("error", ENDS.values(), ids=ENDS)
+def test_what_would_go_wrong_again_ends_a_run(error: Exception) -> None:
+    assert not is_loss(error)
+    assert not Retries(3).allow(error, None)
+    assert cause_of(WorkerGroupError("two failed", {0: ActorDiedError(), 1: error})) is error
 
 
-@pytest.mark.parametrize("error", GOES_ON, ids=lambda error: type(error).__name__)
-def test_after_a_lost_process_a_run_goes_on(error: Exception) -> None:
-    assert may_pass(error)
-    assert cause_of(WorkerGroupError("one failed", {1: error})) is error
+@pytest.mark.parametrize("kind", GOES_ON)
+def test_after_a_loss_a_run_goes_on(kind: str) -> None:
+    for error in GOES_ON[kind]:
+        assert [other for other, means in LOST.items() if means(error)] == [kind]
+        assert Retries(1).allow(error, (1, 2))
+        assert cause_of(WorkerGroupError("one failed", {1: error})) is error
+
+
+def test_a_run_goes_on_so_many_times_and_never_twice_from_one_step() -> None:
+    lost, retries = ActorDiedError(), Retries(3)
+    assert retries.allow(lost, None)
+    assert retries.allow(lost, None), "it had not begun to train, either time"
+    assert retries.allow(lost, (1, 5))
+    assert not retries.allow(lost, (2, 1)), "three times are up"
+    retries = Retries(9)
+    assert [retries.allow(lost, at) for at in ((1, 5), (1, 6), (1, 5), (1, 5))] == [True, True, True, False]
 
 
 def test_what_a_worker_said_counts_more_than_how_another_fell() -> None:
