@@ -3,23 +3,29 @@
 import logging
 import os
 import secrets
+import shutil
+import signal
 import sys
+import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from orchestrator.cluster import token
+from orchestrator.cluster.lifeline import lifeline
 from orchestrator.cluster.ray_private import kill_own_ray, stay_on_loopback
 from ssl_core.errors import InputError
 from ssl_core.files import is_local
 
-TOKEN_FILE = Path.home() / ".ray" / "auth_token"
-TOKEN_HINT = f"set RAY_AUTH_TOKEN, or put it into {TOKEN_FILE}"
 LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # then Ray's node has the loopback's address, and listens there alone
     **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),
 }
+LONGEST_TEMP = 18  # bytes of the folder in which a Ray has its own: 85 come to its sockets' names, and 107 is all
 INHERITED = {
     # Threads that wait for others should not eat a loader's CPU: GNU OpenMP spins for long by default.
     "GOMP_SPINCOUNT": "1000",
@@ -62,53 +68,95 @@ def connected() -> Iterator[None]:
     quiet()
     import ray
 
-    ours = not ray.is_initialized()
-    if ours and embedded():
-        _start()
-    elif ours:
-        _join(os.environ["RAY_ADDRESS"])
-    try:
+    if ray.is_initialized():
         yield
-    finally:
-        if ours:
-            ray.shutdown()
+        return
+    with _own_ray() if embedded() else _joined(os.environ["RAY_ADDRESS"]):
+        yield
 
 
-def end_at_once() -> NoReturn:
+def end_at_once(status: int = 130) -> NoReturn:
     """End this process, and the Ray that it has started, without another word to anybody."""
     kill_own_ray()
-    os._exit(130)
+    for folder in _own_folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(status)
 
 
-def _start() -> None:
-    """A Ray of our own: on the loopback, for whoever has its token, which nobody is told."""
-    import ray
+_own_folders: list[str] = []  # of Rays that this process has started
 
-    token = {} if has_token() else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+@contextmanager
+def _own_ray() -> Iterator[None]:
+    """A Ray of our own: on the loopback, for whoever has its token, which nobody is told.
+
+    Its files lie in a folder that only this user can look into, and go with it.
+    """
+    ours = {} if token.in_environment() else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     stay_on_loopback()
-    with environment({**INHERITED, **LOOPBACK, **token}):
-        ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    folder = tempfile.mkdtemp(prefix="strata-", dir=_short_folder())
+    _own_folders.append(folder)
+    inside = os.path.join(folder, "ray")  # Ray opens its own to everybody
+    try:
+        with ExitStack() as stack:
+            with environment({**INHERITED, **LOOPBACK, **ours}):
+                stack.enter_context(_ray(address="local", include_dashboard=False, _temp_dir=inside))
+            yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _own_folders.remove(folder)
 
 
-def _join(address: str) -> None:
+def _short_folder() -> str:
+    """Where temporary folders go; /tmp, where that is too long for the sockets in it."""
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= LONGEST_TEMP else "/tmp"
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """The cluster at this address."""
     import ray
 
-    token = has_token()
-    try:
-        with environment({"RAY_AUTH_MODE": "token"} if token else {}):
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-        known = "the token in use may be another one's" if token else f"no token was found; {TOKEN_HINT}"
-        raise InputError(
-            f"Ray: cannot connect to {address}: {str(error).splitlines()[0]}; either no cluster runs there, or it "
-            f"wants a token ({known})"
-        ) from error
+    known = token.has_token()
+    with ExitStack() as stack:
+        try:
+            with environment({"RAY_AUTH_MODE": "token"} if known else {}):
+                stack.enter_context(_ray(address=address))
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            hint = "the token in use may be another one's" if known else f"no token was found; {token.HINT}"
+            raise InputError(
+                f"Ray: cannot connect to {address}: {str(error).splitlines()[0]}; either no cluster runs there, or it "
+                f"wants a token ({hint})"
+            ) from error
+        yield
 
 
-def has_token() -> bool:
-    """Whether the user has a token for Ray clusters, as Ray looks for one."""
-    env = os.environ
-    return bool(env.get("RAY_AUTH_TOKEN") or env.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE.exists())
+@contextmanager
+def _ray(**options: Any) -> Iterator[None]:
+    """`ray.init` and at the end `ray.shutdown`, which leave the handler of SIGTERM as it was.
+
+    In the main thread Ray would put its own over ours. So it has a thread of its own, which it wants to the end.
+    """
+    import ray
+
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def put_back() -> None:
+        """Beneath Python's handlers Ray has put one that ends the process after three seconds, with a trace of C++."""
+        if main:
+            signal.signal(signal.SIGTERM, handler)
+
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            thread.submit(ray.init, log_to_driver=False, logging_level=logging.ERROR, **options).result()
+            put_back()
+            with lifeline(end_at_once):
+                yield
+        finally:
+            thread.submit(ray.shutdown).result()
+            put_back()
 
 
 def embedded() -> bool:

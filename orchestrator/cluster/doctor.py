@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.about import versions
-from orchestrator.cluster.connect import connected, embedded, has_token
+from orchestrator.cluster.connect import connected, embedded
 from orchestrator.cluster.seen import check_seen, on_each_node
+from orchestrator.cluster.token import has_token
 from orchestrator.paths import RUNS
 from orchestrator.runs.folder import check_writable
 from orchestrator.tracking.mlflow import sqlite_file, store_uri

@@ -24,6 +24,15 @@ def kill_own_ray() -> None:
         node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
+def lost_processes() -> list[str]:
+    """Of the Ray that this process has started, those without which it is none, and which have ended."""
+    from ray._private import worker
+
+    node = worker._global_node
+    dead: list = [] if node is None else node.dead_processes()
+    return [kind for kind, _ in dead if kind in ("gcs_server", "raylet")]
+
+
 def stay_on_loopback() -> None:
     """Let a Ray that is started next have the loopback's address. The variable for it is read when Ray is imported."""
     from ray._private import ray_constants

@@ -75,17 +75,22 @@ def worker_share(scaling: ScalingConfig, indexed: bool = False) -> WorkerShare:
         InputError: the cluster cannot hold the workers, or the index.
     """
     there = nodes()
-    total_cpus = sum(node.get("CPU", 0) for node in there)
     gpus = scaling.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) for node in there) else 0.0
     cpus = scaling.cpus_per_worker
     if cpus is None:
-        largest = max((int(node.get("CPU", 0)) for node in there), default=0)
-        cpus = max(1, min(int(total_cpus // scaling.bounds[1]), largest))
+        cpus = _fair_cpus(gpus, scaling.bounds[1], there)
     share = WorkerShare(cpus, gpus)
     check_fit(scaling, share, indexed, there)
     return share
+
+
+def _fair_cpus(gpus: float, workers: int, nodes: list[dict[str, float]]) -> int:
+    """The most CPUs with which so many workers fit, node by node; where they do not, with which the most of them do."""
+    possible = min(workers, capacity(WorkerShare(1, gpus), nodes))
+    largest = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+    return next((n for n in range(largest, 1, -1) if capacity(WorkerShare(n, gpus), nodes) >= max(possible, 1)), 1)
 
 
 def check_fit(scaling: ScalingConfig, share: WorkerShare, indexed: bool, nodes: list[dict[str, float]]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.about import versions
-from orchestrator.cluster.connect import TOKEN_HINT, has_token, quiet
+from orchestrator.cluster.connect import quiet
+from orchestrator.cluster.token import HINT, has_token
 from orchestrator.errors import WorkFailed
 from orchestrator.runs.display import warn
 from ssl_core.errors import InputError
@@ -87,7 +88,7 @@ def _connect(address: str | None) -> Any:
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
-        known = "the cluster does not take this token" if has_token() else f"the cluster wants a token: {TOKEN_HINT}"
+        known = "the cluster does not take this token" if has_token() else f"the cluster wants a token: {HINT}"
         raise InputError(f"{address}: {known}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
