@@ -28,7 +28,7 @@ def pretrain(
     `strata recipes` lists the recipes, `strata show RECIPE --explain` says what can be set.
     """
     from orchestrator.runs.display import warn
-    from orchestrator.runs.folder import new_run, resumed_run
+    from orchestrator.runs.folder import claimed, new_run, resumed_run
     from orchestrator.runs.record import pretrain as run_pretraining
     from orchestrator.runs.record import show_summary
     from ssl_core import recipes
@@ -51,7 +51,8 @@ def pretrain(
         soft_wrap=True,
     )
     try:
-        summary = run_pretraining(run, console, STARTED)
+        with claimed(run.output, new=resume is None):
+            summary = run_pretraining(run, console, STARTED)
     except KeyboardInterrupt:
         if (run.output / "checkpoints").exists():
             console.print(f"stopped; go on with: [bold]strata pretrain --resume {run.output}[/bold]", soft_wrap=True)
@@ -90,6 +91,7 @@ def sweep(
     """
     from orchestrator.cluster.room import nodes
     from orchestrator.runs.display import warn
+    from orchestrator.runs.folder import claimed
     from orchestrator.sweeps.file import Sweep, sweep_at
     from orchestrator.sweeps.plan import make_plan, show_plan
     from ssl_core.errors import InputError
@@ -116,7 +118,8 @@ def sweep(
     for remark in plan.remarks:
         warn(console, remark)
     try:
-        run_sweep(plan, folder, console)
+        with claimed(folder, new=resume is None):
+            run_sweep(plan, folder, console)
     except KeyboardInterrupt:
         console.print(f"stopped; go on with: [bold]strata sweep --resume {folder}[/bold]", soft_wrap=True)
         raise

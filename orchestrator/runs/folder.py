@@ -1,7 +1,10 @@
 """A run: its configuration and its folder; what is written there, and what is known of the software that ran it."""
 
+import fcntl
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +16,8 @@ from ssl_core.files import as_path, is_local, write_atomically
 from ssl_core.schema.data import scheme_of
 from ssl_core.schema.keys import differences
 from ssl_core.schema.run import RunConfig
+
+LOCK = ".lock"  # in a run's or a sweep's folder: held by the process that works there
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,49 @@ def new_folder(output: Path | None, name: str) -> Path:
     """
     folder = (output or RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
     try:
-        used = folder.exists() and any(folder.iterdir())
+        used = _is_used(folder)
         check_writable(folder)
     except Exception as error:  # each kind of store has its own
         raise InputError(f"--output: {folder} cannot be used: {type(error).__name__}: {error}") from error
     if used:
         raise InputError(f"--output: {folder} is not empty; choose another, or go on with --resume {folder}")
     return folder
+
+
+@contextmanager
+def claimed(folder: Path, new: bool) -> Iterator[None]:
+    """Keep other processes out of a run's or a sweep's folder while the block runs.
+
+    The lock goes with this process, however it ends. In an object store there is none.
+
+    Args:
+        new: nothing may be in the folder yet.
+
+    Raises:
+        InputError: another process works there, or was faster.
+    """
+    if not is_local(folder):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(f"{folder} is in use by {file.read().strip() or 'another process'}") from None
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
+        file.flush()
+        if new and _is_used(folder):
+            raise InputError(f"--output: {folder} is not empty any more; choose another")
+        yield
+
+
+def _is_used(folder: Path) -> bool:
+    return folder.exists() and any(path.name != LOCK for path in folder.iterdir())
 
 
 def check_writable(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from orchestrator.about import git_revision, versions
+from orchestrator.errors import WorkFailed
 from orchestrator.runs.display import RunDisplay, duration, layer_table, warn
 from orchestrator.runs.folder import Run
 from orchestrator.runs.supervise import Training, check_method
@@ -66,13 +67,15 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
             try:
                 with recorder.shows.display:
                     training.follow(recorder.take)
+                if not run.model_file.exists():
+                    raise WorkFailed(f"training ended, and {run.model_file} is not there; --resume writes it again")
+                return recorder.close("FINISHED")
             except KeyboardInterrupt:
                 recorder.close("KILLED")
                 raise
             except BaseException:
                 recorder.close("FAILED")
                 raise
-        return recorder.close("FINISHED")
 
 
 def _open_tracker(run: Run, courier: Courier) -> Tracker:
@@ -171,7 +174,7 @@ class _Draws(Listener):
 
     def __init__(self, run: Run, images: "Images", tracker: Tracker, console: Console):
         self.run, self.images, self.tracker, self.console = run, images, tracker, console
-        self._thread = ThreadPoolExecutor(1)
+        self._thread, self._over = ThreadPoolExecutor(1), False
 
     def on(self, event: Event) -> None:
         if isinstance(event, EpochEnded):
@@ -206,9 +209,16 @@ class _Draws(Listener):
         """Wait for what is being drawn, and draw the pictures of the whole run."""
         from ssl_core.pictures.run import draw_plots
 
-        drawn = self._thread.submit(draw_plots, records, self.run.plots).result() if plots else []
-        self._thread.shutdown(wait=True, cancel_futures=not plots)
-        return drawn
+        if self._over:
+            return []
+        self._over = True
+        try:
+            return self._thread.submit(draw_plots, records, self.run.plots).result() if plots else []
+        except Exception as error:  # the run has its weights and figures
+            warn(self.console, f"pictures: {type(error).__name__}: {error}")
+            return []
+        finally:
+            self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 class _Recorder:

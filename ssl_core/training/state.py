@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ssl_core import distributed
 from ssl_core.errors import InputError
+from ssl_core.schema.keys import differences
+from ssl_core.schema.run import RunConfig
 from ssl_core.training.events import Record
 from ssl_core.training.health import Broken
 
@@ -56,6 +58,7 @@ def capture(run: "Pretraining") -> dict[str, Any]:
     """
     return {
         "layout": LAYOUT,
+        "config": run.config.model_dump(mode="json"),
         "epoch": run.epoch,
         "step": run.step,
         "running": distributed.gather_objects(_pack(run.running, run.broken.met)) if run.step else [],
@@ -77,6 +80,7 @@ def restore(run: "Pretraining", state: dict[str, Any]) -> list[str]:
             "this checkpoint was written by a former version of Strata, whose weights had other names; go on with "
             "that version, or start anew"
         )
+    _check_same(run.config, state.get("config"))
     run.epoch = state["epoch"]
     run.history = [dict(record) for record in state["history"]]
     run.broken.known = {(split, index) for split, index in state["broken"]}
@@ -96,6 +100,21 @@ def restore(run: "Pretraining", state: dict[str, Any]) -> list[str]:
         f"{before} worker(s) before, {workers} now, with the same batch of {run.config.optim.batch_size} images: "
         f"sums are added up in another order, so weights agree with an uninterrupted run's to rounding only{paths}"
     ]
+
+
+def _check_same(config: RunConfig, saved: dict[str, Any] | None) -> None:
+    """Whether a state is of a run with these settings, but for those that may change.
+
+    Raises:
+        InputError: it is not, and which differ.
+    """
+    if saved is None:
+        return
+    changed = differences(RunConfig.model_validate(saved), config)
+    wrong = {key: (was, now) for key, (was, now, fact) in changed.items() if not (fact.resumes or fact.in_mid_run)}
+    if wrong:
+        told = "\n".join(f"{key}: {was} there, {now} here" for key, (was, now) in wrong.items())
+        raise InputError(f"this checkpoint is of a run with other settings:\n{told}")
 
 
 def _pack(running: Running, broken: set[Broken]) -> dict[str, Any]:

@@ -1,32 +1,24 @@
 """Runs that are stopped or killed, and end with the weights of one that was not."""
 
-import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from mlflow import MlflowClient
 from rich.console import Console
 
-from orchestrator.runs.folder import new_run, resumed_run
+from orchestrator.runs.folder import claimed, new_run, resumed_run
 from orchestrator.runs.record import pretrain
 from ssl_core import recipes
 from ssl_core.errors import InputError
-from ssl_core.files import sha256
-from ssl_core.positives.neighbors import NeighborIndex
-from ssl_core.training.checkpoints import CheckpointStore
-from tests.conftest import tiny_config
 from tests.orchestrator.conftest import TINY, assert_session_ends, listening
 
-EPOCHS = 14  # enough of them that a signal comes in the middle
+EPOCHS = 9  # enough of them that a signal comes in the middle
 RECIPE = "small-adasim-sd-mocov3"
 
 
@@ -64,11 +56,12 @@ def _interrupt(output: Path, command: list[str], number: signal.Signals) -> str:
     """Start a run on a Ray of its own, end it by a signal, see that nothing of it is left; what it printed."""
     done, shared = _epochs(output), _shared_memory()
     process = _start(*command)
-    _wait_for_epochs(output, done + 3, process)
+    _wait_for_epochs(output, done + 2, process)
     assert listening(process.pid) <= {"127.0.0.1", "::1"}
     process.send_signal(number)
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -number), printed
+    assert process.returncode == (-number if number == signal.SIGKILL else 130), printed
+    assert "***" not in printed, "Ray's handler of SIGTERM, which prints a trace and kills"
     assert_session_ends(process.pid)
     assert _shared_memory() <= shared
     assert not (output / "model.safetensors").exists()
@@ -80,12 +73,16 @@ def test_a_second_interrupt_forces_the_end(folders: Path, tmp_path: Path) -> Non
     words = [*TINY, f"data.train={folders / 'train'}", "optim.epochs=5000", "evaluation=[]"]
     process = _start("small-simclr", *words, "--output", str(output))
     _wait_for_epochs(output, 2, process)
+    with pytest.raises(InputError, match=f"in use by process {process.pid}"), claimed(output, new=False):
+        pass
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert_session_ends(process.pid)
+    with claimed(output, new=False):
+        pass
 
 
 def test_a_run_interrupted_twice_ends_bit_equal(ray_session, folders, tmp_path: Path):
@@ -98,13 +95,14 @@ def test_a_run_interrupted_twice_ends_bit_equal(ray_session, folders, tmp_path: 
         "scaling.workers=2",
         "scaling.cpus_per_worker=1",
         "scaling.index_shards=2",
+        "evaluation=[]",
         "positives.picture_every=10",
         "checkpoint.every_steps=2",
     ]
     pretrain(new_run(recipes.load(RECIPE, overrides), tmp_path / "whole"), quiet, started=0.0)
 
     output = tmp_path / "broken"
-    printed = _interrupt(output, [RECIPE, *overrides, "--output", str(output)], signal.SIGINT)
+    printed = _interrupt(output, [RECIPE, *overrides, "--output", str(output)], signal.SIGTERM)
     assert f"strata pretrain --resume {output}" in printed
     _interrupt(output, ["--resume", str(output)], signal.SIGKILL)
 
@@ -120,95 +118,3 @@ def test_a_run_interrupted_twice_ends_bit_equal(ray_session, folders, tmp_path: 
     assert [record["epoch"] for record in records] == list(range(EPOCHS + 1))
     assert any(record.get("positives/bootstrap_ratio") for record in records), "nobody was paired with a neighbour"
     assert (output / "plots" / f"neighbors_{EPOCHS:04d}.png").exists()
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:300] + b"x" + b[301:]], ids=["short", "a byte"])
-def test_a_damaged_checkpoint_is_passed_over(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, tiny_config(checkpoint={"keep": 3}))
-    for epoch in (1, 2):
-        store.save({"epoch": epoch, "step": 0, "history": []})
-    newest = store.paths()[-1]
-    newest.write_bytes(damage(newest.read_bytes()))
-    told: list[str] = []
-    found = store.latest(told.append)
-    assert store.load(found)["epoch"] == 1
-    assert newest.name in told[0]
-    assert "checksum" in told[0]
-    assert store.latest(told.append) == found
-    assert len(told) == 1, "what was damaged is no longer looked at"
-    assert newest.with_name(f"{newest.name}.damaged").exists()
-
-
-def test_a_checkpoint_whose_neighbors_are_damaged_is_passed_over(tmp_path: Path) -> None:
-    config = tiny_config(checkpoint={"keep": 2}, positives={"kind": "adasim", "window": 1})
-    store = CheckpointStore(tmp_path, config)
-    index = NeighborIndex(8, 4, window=1)
-    for epoch in (1, 2):
-        index.update(np.arange(8), np.random.default_rng(epoch).normal(size=(8, 4)))
-        index.end_epoch()
-        index.save(store.neighbors)
-        store.save({"epoch": epoch, "step": 0, "history": []})
-    index.update(np.arange(8), np.random.default_rng(3).normal(size=(8, 4)))
-    index.save_steps(store.neighbors, 1)
-    store.save({"epoch": 2, "step": 1, "history": []})
-    assert [path.stem for path in store.paths()] == ["epoch_0002", "epoch_0002_step_000001"]
-    check = ["sha256sum", "--check", "--quiet", "epoch_0002_step_000001.sha256"]
-    assert subprocess.run(check, cwd=store.folder, check=False).returncode == 0
-    (steps,) = store.neighbors.glob("steps_0002/*")
-    steps.unlink()
-    told: list[str] = []
-    assert store.latest(told.append).stem == "epoch_0002"
-    assert f"{steps} is missing" in told[0]
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "exploded"),)
-
-    store = CheckpointStore(tmp_path, tiny_config())
-    path = store.save({"epoch": 1, "step": 0, "history": []})
-    torch.save({"epoch": 1, "step": 0, "history": [], "method": Bomb()}, path)
-    path.with_suffix(".sha256").write_text(f"{sha256(path)}  {path.name}\n")
-    with pytest.raises(InputError, match="refused"):
-        store.load(store.latest(print))
-    assert not (tmp_path / "exploded").exists()
-
-
-def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, tiny_config())
-    good = store.save({"epoch": 1, "step": 0, "history": []})
-    # What is written there is lost for want of room, as on a full disk.
-    (store.folder / f".{store.path(2).name}.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left") as raised:
-        store.save({"epoch": 2, "step": 0, "history": [], "weights": torch.zeros(10**6)})
-    assert raised.value.errno == errno.ENOSPC
-    assert store.paths() == [good]
-    assert store.latest(print) == good
-    assert not list(store.folder.glob(".*"))
-
-
-def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, tiny_config(checkpoint={"keep": 2}))
-    history: list[dict[str, float]] = []
-    for epoch, accuracy in enumerate([0.1, 0.2, 0.9, 0.3, 0.4, 0.5]):
-        history.append({"epoch": float(epoch), "knn/last": accuracy})
-        if epoch:
-            store.save({"epoch": epoch, "step": 0, "history": history})
-    assert [path.stem for path in store.paths()] == ["epoch_0002", "epoch_0004", "epoch_0005"]
-    assert not list(store.folder.glob("*.partial"))
-
-
-def test_neighbors_and_caches_stay_as_long_as_a_run_can_go_on_from_them(tmp_path: Path) -> None:
-    config = tiny_config(checkpoint={"keep": 2}, positives={"kind": "adasim", "window": 2})
-    store = CheckpointStore(tmp_path, config)
-    index = NeighborIndex(8, 4, window=2)
-    for epoch in range(1, 7):
-        index.update(np.arange(8), np.random.default_rng(epoch).normal(size=(8, 4)))
-        index.end_epoch()
-        index.save(store.neighbors)
-        store.save({"epoch": epoch, "step": 0, "history": []})
-    for epoch in (5, 6):
-        NeighborIndex(8, 4, window=2).load(store.neighbors, epoch)
-    kept = sorted(path.name for path in store.neighbors.iterdir())
-    assert kept == ["cache_0005", "cache_0006", "epoch_0004.parquet", "epoch_0005.parquet", "epoch_0006.parquet"]
