@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ssl_core import distributed
 from ssl_core.files import as_path
-from ssl_core.positives.base import Found, Signals, find_partners, index_options, signals
 from ssl_core.positives.neighbors.files import drop_other_parts, write_epoch
 from ssl_core.positives.neighbors.index import NeighborIndex
+from ssl_core.positives.neighbors.partners import Found, find_partners, index_options
+from ssl_core.positives.neighbors.signals import Signals, signals
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import ScalingConfig
 
@@ -143,7 +144,7 @@ def ranges(num_images: int, shards: int) -> list[tuple[int, int]]:
 
 
 class ShardedIndex:
-    """The index as one training rank sees it (`ssl_core.positives.base.Index`)."""
+    """The index as one training rank sees it (`ssl_core.positives.neighbors.local.Index`)."""
 
     def __init__(self, shards: list[Any], num_images: int):
         self.shards = shards

@@ -24,10 +24,9 @@ from ssl_core.positives.neighbors.files import (
     write_steps,
 )
 from ssl_core.positives.neighbors.ivf import CellSearch
-from ssl_core.positives.neighbors.window import Draw, Lists, Window
-from ssl_core.search import inner, nearest, ranked
-
-Total = tuple[float, int]  # a sum and how many were added: totals of several shards add up
+from ssl_core.positives.neighbors.lists import Lists, Total, empty, merged, nearest_others, spread_of
+from ssl_core.positives.neighbors.window import Draw, Window
+from ssl_core.search import inner, nearest
 
 
 class NeighborIndex:
@@ -95,7 +94,7 @@ class NeighborIndex:
         self._start_epoch()
 
     def _start_epoch(self) -> None:
-        self._lists: Lists = _empty(self.num_images, self.top_k)
+        self._lists: Lists = empty(self.num_images, self.top_k)
         self._visited = np.zeros(self.num_images, dtype=bool)
         self._self_similarity = np.full(len(self.rows), np.nan, dtype=np.float32)
         self._changed: list[np.ndarray] = []  # ids of the steps that `save_steps` has not written yet
@@ -158,7 +157,7 @@ class NeighborIndex:
         if self.unvisited == "zeros":
             zeros = np.flatnonzero(self._place < 0)[: self.top_k] + self.rows.start
             with_zeros = np.broadcast_to(zeros.astype(np.int32), (len(queries), len(zeros)))
-            lists = _merged([lists, (with_zeros, np.zeros(with_zeros.shape, np.float32))], self.top_k)
+            lists = merged([lists, (with_zeros, np.zeros(with_zeros.shape, np.float32))], self.top_k)
         return lists
 
     def _write(self, rows: np.ndarray, features: Tensor) -> None:
@@ -200,7 +199,7 @@ class NeighborIndex:
             self._start_epoch()
         if parts is None:
             parts = [self.partial(self.rows.start, self.rows.stop)]
-        ids, similarities = _merged([part[:2] for part in parts], self.top_k)
+        ids, similarities = merged([part[:2] for part in parts], self.top_k)
         if self.stale == "repeat":
             missed = ~parts[0][2]
             last = self.lists() if self.window.epochs else (np.zeros_like(ids), np.zeros_like(similarities))
@@ -316,7 +315,7 @@ class NeighborIndex:
                     counts = part.get("recall", counts)
             self._visited[ids] = True
             if found:
-                self._lists[0][ids], self._lists[1][ids] = _merged(found, self.top_k)
+                self._lists[0][ids], self._lists[1][ids] = merged(found, self.top_k)
         if self._cells is not None:
             self._cells.counts = counts
         self._saved_steps = step
@@ -351,33 +350,5 @@ class NeighborIndex:
         return range(epoch - len(self.window.epochs) + 1, epoch + 1)
 
 
-def _empty(count: int, top_k: int) -> Lists:
-    return np.full((count, top_k), -1, dtype=np.int32), np.zeros((count, top_k), dtype=np.float32)
-
-
-def _merged(parts: Sequence[Lists], top_k: int) -> Lists:
-    ids, similarities = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    return ranked(ids, similarities, top_k)
-
-
 def _mean(total: Total) -> float | None:
     return total[0] / total[1] if total[1] else None
-
-
-def nearest_others(ids: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """The first two of each list (n, K) that are not the image (n,) it is of: (n, 2) int32, −1 for none."""
-    other = (ids >= 0) & (ids != images[:, None])
-    order = np.argsort(~other, axis=1, kind="stable")[:, :2]
-    found = np.where(np.take_along_axis(other, order, 1), np.take_along_axis(ids, order, 1), -1).astype(np.int32)
-    return np.pad(found, ((0, 0), (0, 2 - found.shape[1])), constant_values=-1)
-
-
-def spread_of(ids: np.ndarray, similarities: np.ndarray) -> Total:
-    """Standard deviations of the similarities in lists (n, K) of at least two: their sum, and how many."""
-    there = ids >= 0
-    counts = there.sum(1)
-    several = counts > 1
-    values, there, counts = similarities[several].astype(np.float64), there[several], counts[several]
-    means = values.sum(1) / counts
-    squares = np.where(there, (values - means[:, None]) ** 2, 0).sum(1)
-    return float(np.sqrt(squares / counts).sum()), len(counts)

@@ -16,8 +16,8 @@ from orchestrator.index.actors import IndexLost, ShardedIndex, start_shards
 from orchestrator.runs.folder import new_run
 from orchestrator.runs.record import pretrain
 from ssl_core import recipes
-from ssl_core.positives.base import index_options
-from ssl_core.positives.neighbors.index import NeighborIndex
+from ssl_core.positives.neighbors import NeighborIndex
+from ssl_core.positives.neighbors.partners import index_options
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import ScalingConfig
 from tests.orchestrator.conftest import TINY, ray_processes

@@ -10,6 +10,7 @@ from ssl_core.data.loading import train_loader
 from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError
 from ssl_core.positives import base as positives
+from ssl_core.positives import checks
 from ssl_core.schema.run import RunConfig
 from ssl_core.search import load_faiss
 from ssl_core.training.events import CheckpointDue, EpochEnded, Event, Listener, Record, Stepped
@@ -214,6 +215,6 @@ def test_what_the_images_do_not_allow_is_said():
     [({"window": 2}, "no neighbour is drawn"), ({"tau": 0.0}, "tau=0"), ({"top_k": 1}, "top_k=1"), ({}, None)],
 )
 def test_settings_that_draw_nothing_are_remarked(options: dict, said: str | None):
-    found = positives.remarks(config_for("adasim", positives=options))
+    found = checks.remarks(config_for("adasim", positives=options))
     assert len(found) == (said is not None)
     assert said is None or said in found[0]
