@@ -21,10 +21,11 @@ from torch import Tensor
 
 from ssl_core import distributed
 from ssl_core.files import as_path
+from ssl_core.positives.neighbors import saving
 from ssl_core.positives.neighbors.files import drop_other_parts, write_epoch
 from ssl_core.positives.neighbors.index import NeighborIndex
 from ssl_core.positives.neighbors.partners import Found, find_partners, index_options
-from ssl_core.positives.neighbors.signals import Signals, signals
+from ssl_core.positives.neighbors.signals import Signals
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import ScalingConfig
 
@@ -82,10 +83,10 @@ class IndexShard:
             raise RuntimeError(f"steps {sorted(self._parts)} miss a rank's part")
         self._next = 0
         self.index.end_epoch(parts)
-        return signals(self.index)
+        return self.index.signals
 
     def signals(self) -> Signals:
-        return signals(self.index)
+        return self.index.signals
 
     def find(self, seed: int, *shards: Signals) -> tuple[Found, dict[str, float]]:
         means = Signals.means(shards)
@@ -102,13 +103,13 @@ class IndexShard:
 
     def save(self, step: int) -> None:
         if step:
-            self.index.save_steps(self.folder, step)
+            saving.save_steps(self.index, self.folder, step)
         else:
-            self.index.save_cache(self.folder)
+            saving.save_cache(self.index, self.folder)
 
     def load(self, epoch: int, step: int) -> None:
         """Go on after `epoch` epochs and `step` steps."""
-        self.index.load(self.folder, epoch, step)
+        saving.load(self.index, self.folder, epoch, step)
         self._next = step
 
     def publish(self, references: list) -> None:

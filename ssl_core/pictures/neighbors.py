@@ -52,7 +52,7 @@ def draw_neighbors(
         first = nearest_others(near, queries)[:, :1]
         probabilities, gate = (near == first) & (near >= 0), first[:, 0] >= 0
     else:
-        means = Signals.means([Signals((0.0, 0), spread_of(*lists))])
+        means = Signals.means([Signals(spread=spread_of(*lists))])
         near, probabilities, gate = window.distribution(queries, tau_of(config.positives, means))
         title += "" if window.full else f" (none is drawn before {window.size} epochs are finished)"
     return save_figure(neighbor_picture(source, queries, near, probabilities, gate, title), target)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ssl_core import distributed
+from ssl_core.positives.neighbors import saving
 from ssl_core.positives.neighbors.index import NeighborIndex
 from ssl_core.positives.neighbors.partners import Found, find_partners, index_options
-from ssl_core.positives.neighbors.signals import Signals, signals
+from ssl_core.positives.neighbors.signals import Signals
 from ssl_core.schema.positives import PositivesConfig
 
 
@@ -52,17 +53,17 @@ class LocalIndex:
         self._seed = seed
 
     def collect(self) -> tuple[Found, dict[str, float]]:
-        means = Signals.means([signals(self.index)])
+        means = Signals.means([self.index.signals])
         return find_partners(self.index, self.config, means, self._seed), means
 
     def settle(self) -> None: ...
 
     def save(self, folder: Path, epoch: int, step: int) -> None:
         if step:
-            self.index.save_steps(folder, step)
+            saving.save_steps(self.index, folder, step)
         elif epoch:
-            self.index.save(folder)
+            saving.save(self.index, folder)
 
     def load(self, folder: Path, epoch: int, step: int, seed: int) -> None:
-        self.index.load(folder, epoch, step)
+        saving.load(self.index, folder, epoch, step)
         self._seed = seed

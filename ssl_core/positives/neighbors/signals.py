@@ -3,18 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ssl_core.positives.neighbors.index import NeighborIndex
+from ssl_core.positives.neighbors.lists import Total
 
 _SIGNIFICANT = 6  # digits of the spread that count: sums over shards differ in the last bits
 
 
 @dataclass(frozen=True)
 class Signals:
-    """Sums over images that the epoch's searches leave, to be added over shards: each (sum, count)."""
+    """Sums over images, and how many were added.
 
-    self_similarity: tuple[float, int]
-    spread: tuple[float, int]
-    recall: tuple[float, int] = (0.0, 0)
+    Attributes:
+        self_similarity: inner products of an image's feature with its last one.
+        spread: standard deviations of the similarities in a list.
+        recall: of the exact neighbours of some steps, those that an approximate search found.
+    """
+
+    self_similarity: Total = (0.0, 0)
+    spread: Total = (0.0, 0)
+    recall: Total = (0.0, 0)
 
     @staticmethod
     def means(parts: Sequence["Signals"]) -> dict[str, float]:
@@ -25,8 +31,3 @@ class Signals:
             if count := sum(n for _, n in totals):
                 means[name] = float(f"{sum(total for total, _ in totals) / count:.{_SIGNIFICANT}g}")
         return means
-
-
-def signals(index: NeighborIndex) -> Signals:
-    """What `index` counted in its last finished epoch."""
-    return Signals(index.self_similarity_total, index.spread_total, index.recall_total)
