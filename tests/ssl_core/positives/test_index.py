@@ -292,6 +292,36 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_only_what_an_index_has_written_is_removed_and_nothing_through_links(saved: Path, tmp_path: Path):
+    needed = files.needed_files(saved, 2, 0, window=1)
+    partial = saved / "cache_0002" / ".000000000.npy.partial"
+    partial.touch()
+    theirs = [saved / "notes.txt", saved / "epoch_0001.parquet.bak", saved / "cache_0002" / "mine.npy"]
+    theirs += [saved / "other" / "000000000.npy", saved / "home" / "epoch_0001.parquet"]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "000000000.npy").touch()
+    (saved / "cache_0009").symlink_to(elsewhere)
+    link = tmp_path / "link"
+    link.symlink_to(saved)
+    files.drop_unneeded(link, [])
+    files.drop_later(link, 0, 0)
+    files.drop_other_parts(link, 2, [7])
+    assert all(path.exists() for path in needed)
+    assert partial.exists()
+    files.drop_later(saved, 2, 0)
+    files.drop_unneeded(saved, needed)
+    assert all(path.exists() for path in [*theirs, *needed, elsewhere / "000000000.npy"])
+    assert not partial.exists()
+    assert not lists_file(saved, 1).exists()
+    files.drop_unneeded(saved, [])
+    assert not any(path.exists() for path in needed)
+    assert all(path.exists() for path in theirs)
+
+
 def load_error(folder: Path, images: int = IMAGES, dim: int = DIM, **options) -> str:
     with pytest.raises(InputError) as caught:
         saving.load(NeighborIndex(images, dim, **{"top_k": 4, "window": 2} | options), folder, 2)
