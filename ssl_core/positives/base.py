@@ -27,7 +27,7 @@ class Positives:
         """(N,) int32: each image's partner in `epoch` (from 1); None: itself."""
         return None
 
-    def send(self, ids: Tensor, features: Tensor | None) -> None:
+    def send(self, ids: Tensor, features: Tensor) -> None:
         """A step of this rank: ids (B,), and what stands for each image (B, D)."""
 
     def end_epoch(self, epoch: int) -> None:

@@ -13,6 +13,7 @@ class LabelPositives(Positives):
 
     def __init__(self, config: RunConfig, images: Images):
         super().__init__(config, images)
+        assert self.labels is not None, "images without labels are refused before"
         self._by_class = np.argsort(self.labels, kind="stable")
         self._sizes = np.bincount(self.labels)
         self._starts = np.cumsum(self._sizes) - self._sizes

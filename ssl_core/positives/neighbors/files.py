@@ -86,7 +86,7 @@ def _steps(folder: Path, epoch: int, step: int) -> list[tuple[int, int, Path]]:
 
 
 def _epoch(path: Path) -> int:
-    return int(re.search(r"\d+", path.name).group())
+    return int(re.findall(r"\d+", path.name)[0])
 
 
 def write_epoch(folder: Path | str, epoch: int, ids: np.ndarray, similarities: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Whom each image is paired with in the next epoch, by what an index has found in the last ones."""
 
 from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -9,6 +10,19 @@ from ssl_core.positives.neighbors.index import NeighborIndex
 from ssl_core.schema.positives import PositivesConfig
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class IndexOptions(TypedDict):
+    """Arguments of a `NeighborIndex`."""
+
+    top_k: int
+    window: int
+    support: Literal["topk", "union"]
+    unvisited: Literal["skip", "zeros"]
+    stale: Literal["drop", "repeat"]
+    search: Literal["exact", "ivf"]
+    probes: int
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ def tau_of(config: PositivesConfig, means: dict[str, float]) -> float:
     return config.tau * (means.get("spread", 1.0) if config.tau_scale == "spread" else 1.0)
 
 
-def index_options(config: PositivesConfig) -> dict[str, object]:
+def index_options(config: PositivesConfig) -> IndexOptions:
     """What `positives` says about a `NeighborIndex`. The nearest neighbour needs a list of two, of one epoch."""
     nearest = config.kind == "nearest"
     return {

@@ -25,7 +25,7 @@ class NeighborPositives(Positives):
     def partners(self, epoch: int) -> np.ndarray | None:
         return None if self._found is None else self._found.partners
 
-    def send(self, ids: Tensor, features: Tensor | None) -> None:
+    def send(self, ids: Tensor, features: Tensor) -> None:
         self.index.send(ids.numpy(), features)
 
     def end_epoch(self, epoch: int) -> None:
