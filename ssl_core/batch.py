@@ -49,12 +49,14 @@ class Batch:
             for a method. The first global view is always of the image itself.
         masks: of the first global view, for each objective that hides patches, by its name.
         broken: indices that could not be decoded; others stand in for them.
+        partners: (B,) index of the image that the second global view is of; None: each image's own.
     """
 
     ids: Tensor
     views: Mapping[str, Tensor]
     masks: Mapping[str, Masks] = field(default_factory=dict)
     broken: list[int] = field(default_factory=list)
+    partners: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Views and masks on a device; ids stay where they are counted."""

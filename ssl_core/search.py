@@ -65,8 +65,8 @@ def top_k(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if k > len(bank):
         raise ValueError(f"k = {k} is larger than the bank of {len(bank)}")
-    if queries.is_cuda and k <= GPU_MOST and (resources := _gpu_resources(queries.device)):
-        faiss = load_faiss()
+    faiss = load_faiss()
+    if faiss is not None and queries.is_cuda and k <= GPU_MOST and (resources := _gpu_resources(queries.device)):
         return faiss.knn_gpu(
             resources,
             queries.to(bank.dtype).contiguous(),
@@ -75,8 +75,7 @@ def top_k(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
             metric=faiss.METRIC_INNER_PRODUCT,
             device=queries.device.index or 0,
         )
-    faiss = load_faiss() if queries.device.type == "cpu" else None
-    if faiss is None:
+    if faiss is None or queries.device.type != "cpu":
         return _torch_top_k(queries, bank, k)
     return _faiss_top_k(faiss, queries.float().contiguous(), bank.float().contiguous(), k)
 
@@ -152,8 +151,8 @@ def nearest(
 
 
 def _named(rows: Tensor, similarities: Tensor, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rows = rows.cpu().numpy()
-    return np.where(rows < 0, -1, ids[rows]).astype(np.int32), similarities.cpu().numpy()
+    places = rows.cpu().numpy()
+    return np.where(places < 0, -1, ids[places]).astype(np.int32), similarities.cpu().numpy()
 
 
 def _inner_products(queries: Tensor, bank: Tensor, rows: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ssl_core.networks.encoder import Encoder
 from ssl_core.networks.heads import LayerHeads, LayerLinear, LayerMLP
 from ssl_core.objectives.base import Step
 from ssl_core.objectives.views import ViewPrediction
-from ssl_core.positives.neighbors import NeighborIndex
+from ssl_core.positives.neighbors import NeighborIndex, saving
 from ssl_core.positives.neighbors.files import read_cache
 from ssl_core.positives.neighbors.window import sum_by_id
 from ssl_core.schema.distill import DistillConfig
@@ -441,7 +441,7 @@ def test_lists_cache_gates_and_distributions(file: Path, shards: int, tmp_path: 
         np.testing.assert_allclose(sims, sims_of_window[:, -1], **CLOSE)
 
         for index in topk:
-            index.save_cache(tmp_path)
+            saving.save_cache(index, tmp_path)
         cache = np.concatenate(list(read_cache(tmp_path, epoch + 1, images, dim, range(images))))
         np.testing.assert_allclose(np.nan_to_num(cache), data["cache_after_epoch"][epoch], **CLOSE)
 
@@ -463,7 +463,7 @@ def test_lists_cache_gates_and_distributions(file: Path, shards: int, tmp_path: 
 def check_topk(shards: list[NeighborIndex], tau: float, stored: dict[str, np.ndarray], rows: np.ndarray) -> None:
     for index in shards:
         for row in filter(rows.__getitem__, index.rows):
-            (ids,), (probabilities,), _ = index.distribution([row], tau)
+            (ids,), (probabilities,), _ = index.window.distribution([row], tau)
             expected = stored["dist_ids"][row]
             expected = expected[expected >= 0]
             np.testing.assert_array_equal(ids, expected)
@@ -475,7 +475,7 @@ def check_topk(shards: list[NeighborIndex], tau: float, stored: dict[str, np.nda
 def check_union(shards: list[NeighborIndex], tau: float, stored: dict[str, np.ndarray], rows: np.ndarray) -> None:
     for index in shards:
         for row in filter(rows.__getitem__, index.rows):
-            (ids,), (probabilities,), _ = index.distribution([row], tau)
+            (ids,), (probabilities,), _ = index.window.distribution([row], tau)
             there = stored["union_ids"][row] >= 0
             expected = dict(zip(stored["union_ids"][row][there], stored["union_probs"][row][there], strict=True))
             assert dict(zip(ids, probabilities, strict=True)) == pytest.approx(expected, rel=1e-5, abs=1e-5)

@@ -19,11 +19,14 @@ import ray
 import torch
 from torch import Tensor
 
+from orchestrator.cluster.ray_private import usable_cpus
 from ssl_core import distributed
 from ssl_core.files import as_path
-from ssl_core.positives.base import Found, Signals, find_partners, index_options, signals
+from ssl_core.positives.neighbors import saving
 from ssl_core.positives.neighbors.files import drop_other_parts, write_epoch
 from ssl_core.positives.neighbors.index import NeighborIndex
+from ssl_core.positives.neighbors.partners import Found, find_partners, index_options
+from ssl_core.positives.neighbors.signals import Signals
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import ScalingConfig
 
@@ -51,16 +54,23 @@ class IndexShard:
     ):
         if not gpu:
             os.nice(NICENESS)
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
         self.config = PositivesConfig.model_validate(positives)
         self.world, self.folder = world, as_path(folder)
         options = index_options(self.config)
         device = "cuda" if gpu else "cpu"
         self.index = NeighborIndex(num_images, dim, rows=range(*rows), device=device, **options)
-        self._device = device
+        self._device, self._node = device, ray.get_runtime_context().get_node_id()
         self._parts: dict[int, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
         self._next = 0
         self._published: Any = None
+
+    def node(self) -> str:
+        return self._node
+
+    def share_cpus(self, *nodes: str) -> None:
+        """Take this shard's part of the CPUs here; `nodes` are those that the shards are on, its own among them."""
+        if self._device == "cpu":
+            torch.set_num_threads(threads_each(cpus_here(), nodes.count(self._node)))
 
     def add(self, step: int, rank: int, ids: np.ndarray, features: np.ndarray) -> None:
         """One rank's part of a step, (B,) and (B, D) float32; steps are numbered from 0 through the epoch."""
@@ -81,10 +91,10 @@ class IndexShard:
             raise RuntimeError(f"steps {sorted(self._parts)} miss a rank's part")
         self._next = 0
         self.index.end_epoch(parts)
-        return signals(self.index)
+        return self.index.signals
 
     def signals(self) -> Signals:
-        return signals(self.index)
+        return self.index.signals
 
     def find(self, seed: int, *shards: Signals) -> tuple[Found, dict[str, float]]:
         means = Signals.means(shards)
@@ -101,13 +111,13 @@ class IndexShard:
 
     def save(self, step: int) -> None:
         if step:
-            self.index.save_steps(self.folder, step)
+            saving.save_steps(self.index, self.folder, step)
         else:
-            self.index.save_cache(self.folder)
+            saving.save_cache(self.index, self.folder)
 
     def load(self, epoch: int, step: int) -> None:
         """Go on after `epoch` epochs and `step` steps."""
-        self.index.load(self.folder, epoch, step)
+        saving.load(self.index, self.folder, epoch, step)
         self._next = step
 
     def publish(self, references: list) -> None:
@@ -123,7 +133,7 @@ def start_shards(
 ) -> list[Any]:
     """The actors of a run, by range of images; they start in the background."""
     options = {"num_cpus": 0, "num_gpus": scaling.index_gpus, "max_concurrency": 1}
-    return [
+    shards = [
         IndexShard.options(**options).remote(
             positives.model_dump(mode="json"),
             num_images,
@@ -135,6 +145,21 @@ def start_shards(
         )
         for rows in ranges(num_images, min(scaling.index_shards, num_images))
     ]
+    nodes = [shard.node.remote() for shard in shards]
+    for shard in shards:
+        shard.share_cpus.remote(*nodes)
+    return shards
+
+
+def cpus_here() -> int:
+    """CPUs that this process may use: of a container its own, not its host's."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, usable_cpus()))
+
+
+def threads_each(cpus: int, shards: int) -> int:
+    """Threads of each of the shards on a node: they leave half of its CPUs to training."""
+    return max(1, cpus // 2 // shards)
 
 
 def ranges(num_images: int, shards: int) -> list[tuple[int, int]]:
@@ -143,7 +168,7 @@ def ranges(num_images: int, shards: int) -> list[tuple[int, int]]:
 
 
 class ShardedIndex:
-    """The index as one training rank sees it (`ssl_core.positives.base.Index`)."""
+    """The index as one training rank sees it (`ssl_core.positives.neighbors.local.Index`)."""
 
     def __init__(self, shards: list[Any], num_images: int):
         self.shards = shards

@@ -44,7 +44,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     from orchestrator.cluster.room import worker_share
     from orchestrator.cluster.seen import check_seen
     from ssl_core.data.sources import open_images
-    from ssl_core.positives.base import remarks
+    from ssl_core.positives.checks import remarks
 
     images = open_images(run.config.data)
     for remark in remarks(run.config):

@@ -181,7 +181,7 @@ def _probes(sweep: Sweep, planned: Sequence[Settings] | None) -> Iterator[Settin
 
 def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
     """Check one run as far as can be without training; the size of its checkpoint."""
-    from ssl_core.positives.base import remarks as remarks_on
+    from ssl_core.positives.checks import remarks as remarks_on
     from ssl_core.training.checks import check_best, check_images, metric_names
 
     if not isinstance(config.scaling.workers, int):

@@ -48,12 +48,14 @@ class Item:
 
     Attributes:
         index: of the image that was used.
+        partner: of the one that the second view is of.
         views: kind of view → (V, C, H, W).
         broken: indices that could not be decoded.
         masks: what is hidden of the first view, by objective.
     """
 
     index: int
+    partner: int
     views: dict[str, Tensor]
     broken: list[int]
     masks: dict[str, Mask] = field(default_factory=dict)
@@ -101,9 +103,9 @@ class TrainImages(Dataset):
     def __getitem__(self, item: tuple[int, ...]) -> Item:
         key = Key(*item)
         image, used, broken = read_or_replace(self.source, key.index, self.channels)
-        other = image
+        other, partner = image, used
         if key.partner != key.index:
-            other, _, more = read_or_replace(self.source, key.partner, self.channels)
+            other, partner, more = read_or_replace(self.source, key.partner, self.channels)
             broken += more
         state = torch.get_rng_state()  # in a loader process of its own, or in the training process
         torch.default_generator.manual_seed(derive_seed(Use.VIEWS, self.seed, key.epoch, used))
@@ -113,7 +115,7 @@ class TrainImages(Dataset):
             views["local"] = torch.stack([to_tensor(self.local_view(image)) for _ in range(self.local_count)])
         torch.set_rng_state(state)
         masks = {name: drawer.draw(key.epoch, key.batch, used) for name, drawer in self.masks.items()}
-        return Item(used, views, broken, masks)
+        return Item(used, partner, views, broken, masks)
 
 
 class EvalImages(Dataset):
@@ -125,7 +127,7 @@ class EvalImages(Dataset):
 
     def __getitem__(self, index: int) -> Item:
         image, index, broken = read_or_replace(self.source, index, self.channels)
-        return Item(index, {"global": to_tensor(self.view(image))[None]}, broken)
+        return Item(index, index, {"global": to_tensor(self.view(image))[None]}, broken)
 
 
 class EpochOrder(Sampler):
@@ -182,6 +184,7 @@ def _collate(items: list[Item]) -> Batch:
         {kind: torch.stack([item.views[kind] for item in items], dim=1) for kind in items[0].views},
         {name: stack([item.masks[name] for item in items]) for name in items[0].masks},
         [index for item in items for index in item.broken],
+        torch.tensor([item.partner for item in items]),
     )
 
 

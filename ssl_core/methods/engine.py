@@ -5,7 +5,7 @@ answers, and adds up the losses.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import cast
@@ -148,7 +148,7 @@ class Method(nn.Module):
         views = dict(batch.views)
         for objective in self.objectives.values():
             views |= objective.views(batch)
-        batch = Batch(batch.ids, views, batch.masks, batch.broken)
+        batch = replace(batch, views=views)
         asked = {
             name: {see: self._key(name, see) for see in [*objective.needs(), *self._own_needs(objective)]}
             for name, objective in self.objectives.items()
@@ -272,14 +272,21 @@ class Method(nn.Module):
         return _each_view(self.student, views, want, hide, self._norms, key.joint)
 
     def _index_features(self, cache: CacheConfig, objective: Objective, seen: Seen, targets: object) -> Tensor:
-        """(B, D), float32: of the first view, or the mean of both."""
+        """(B, D), float32: of the first view, or the mean of both where both are of the image itself."""
         network = self._network
         if cache.feature == "projector":
             both = objective.embed(seen, network, targets).float()
         else:
             pooled = seen.of(network).pooled[self._encoder_of(network).depth]
             both = pooled.detach().float().unflatten(0, (2, -1))
-        return both[0] if cache.view == "first" else F.normalize(both, dim=-1).mean(dim=0)
+        if cache.view == "first":
+            return both[0]
+        mean, partners = F.normalize(both, dim=-1).mean(dim=0), seen.batch.partners
+        if partners is None:
+            return mean
+        # What a partner looks like must not stand for the image: two that are paired would become one.
+        own = (partners == seen.batch.ids).to(mean.device)
+        return torch.where(own[:, None], mean, both[0])
 
 
 @dataclass(frozen=True)

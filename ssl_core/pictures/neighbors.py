@@ -8,9 +8,10 @@ import numpy as np
 from ssl_core.data.sources.base import Source
 from ssl_core.errors import InputError
 from ssl_core.pictures.run import neighbor_picture, save_figure, some_images
-from ssl_core.positives.base import Signals, index_options, tau_of
 from ssl_core.positives.neighbors.files import epochs_with_lists, read_epoch
-from ssl_core.positives.neighbors.index import nearest_others, spread_of
+from ssl_core.positives.neighbors.lists import nearest_others, spread_of
+from ssl_core.positives.neighbors.partners import index_options, tau_of
+from ssl_core.positives.neighbors.signals import Signals
 from ssl_core.positives.neighbors.window import Window
 from ssl_core.schema.run import RunConfig
 
@@ -51,7 +52,7 @@ def draw_neighbors(
         first = nearest_others(near, queries)[:, :1]
         probabilities, gate = (near == first) & (near >= 0), first[:, 0] >= 0
     else:
-        means = Signals.means([Signals((0.0, 0), spread_of(*lists))])
+        means = Signals.means([Signals(spread=spread_of(*lists))])
         near, probabilities, gate = window.distribution(queries, tau_of(config.positives, means))
         title += "" if window.full else f" (none is drawn before {window.size} epochs are finished)"
     return save_figure(neighbor_picture(source, queries, near, probabilities, gate, title), target)

@@ -12,7 +12,7 @@ class CacheConfig(Section):
 
     source: Literal["teacher", "student"] = Field("teacher", description="student where there is no EMA teacher")
     feature: Literal["backbone", "projector"] = "backbone"
-    view: Literal["first", "mean"] = Field("first", description="view 1, or the mean of both views")
+    view: Literal["first", "mean"] = Field("first", description="view 1, or the mean of the image's own views")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the cache on a GPU")
 
 

@@ -23,8 +23,8 @@ from torch import nn
 from ssl_core import distributed
 from ssl_core.errors import InputError
 from ssl_core.evaluation.metrics import find
-from ssl_core.files import remove, sha256, write_atomically
-from ssl_core.positives.neighbors.files import drop_later, needed_files, written_files
+from ssl_core.files import sha256, write_atomically
+from ssl_core.positives.neighbors.files import drop_later, drop_unneeded, needed_files
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.history import History
 from ssl_core.training.loop import Pretraining
@@ -93,9 +93,7 @@ class CheckpointStore:
         if best in paths and best not in newest:
             self._leave_alone(best)
         needed = {file for path in newest for file in self._neighbors_of(path)}
-        for file in written_files(self.neighbors):
-            if file not in needed:
-                remove(file)
+        drop_unneeded(self.neighbors, needed)
 
     def _leave_alone(self, best: Path) -> None:
         """Let the sums of the best checkpoint name it alone: a run goes on from the newest ones, and not from it."""

@@ -6,7 +6,7 @@ from ssl_core.evaluation.base import check as check_evaluation
 from ssl_core.evaluation.base import due
 from ssl_core.evaluation.metrics import check_compared, names_by_layer
 from ssl_core.methods import Method
-from ssl_core.positives import base as positives
+from ssl_core.positives import checks as positives
 from ssl_core.schema.run import RunConfig
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ssl_core import search
 from ssl_core.errors import InputError
-from ssl_core.positives.neighbors import NeighborIndex, ivf
+from ssl_core.positives.neighbors import NeighborIndex, ivf, saving
+from ssl_core.positives.neighbors.signals import Signals
 from ssl_core.search import inner, nearest, ranked
 
 
@@ -123,7 +124,7 @@ def run_epochs(index: NeighborIndex, epochs: int, batch: int = 50) -> list[float
             ids = order[start : start + batch]
             index.update(ids, features[ids])
         index.end_epoch()
-        recalls.append(index.recall)
+        recalls.append(Signals.means([index.signals]).get("recall"))
     return recalls
 
 
@@ -136,7 +137,7 @@ def test_approximate_search_reports_its_recall():
     recalls = run_epochs(few, 3)
     assert recalls[0] is None  # the first epoch is searched exactly
     assert 0.1 < recalls[2] < 0.7
-    assert few.recall_total[1] == ivf.CHECKS * 50 * 5  # whole steps
+    assert few.signals.recall[1] == ivf.CHECKS * 50 * 5  # whole steps
     assert run_epochs(many, 3)[2] > recalls[2] + 0.2
     assert run_epochs(every, 3)[1:] == [1.0, 1.0]  # all cells: nothing is missed, and every row was rewritten
     assert run_epochs(exact, 3) == [None] * 3
@@ -159,8 +160,8 @@ def test_approximate_search_takes_new_images_and_repeats_after_loading(tmp_path)
     for ids in np.random.default_rng(0).permutation(380).reshape(-1, 20):
         index.update(ids, rows[ids])
     index.end_epoch()
-    index.save(tmp_path)
-    other.load(tmp_path, 1)
+    saving.save(index, tmp_path)
+    saving.load(other, tmp_path, 1)
     ids, similarities = late(index, rows)
     assert (ids[[19, 15, 18, 11], 0] == [399, 395, 398, 391]).all()  # each finds itself first
     np.testing.assert_allclose(similarities[[19, 15, 18, 11], 0], 1, rtol=1e-6)

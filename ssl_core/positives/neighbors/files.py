@@ -12,17 +12,17 @@ its own; whoever reads takes what it wants, however many parts there are.
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ssl_core.errors import InputError
-from ssl_core.files import as_path, is_local, write_atomically
+from ssl_core.files import as_path, is_local, remove, write_atomically
 
 ROW_GROUP = 1 << 16  # images
-OWN = re.compile(r"epoch_\d+\.parquet|(cache|steps)_\d+|\d+\.npy|\d+-\d+\.\d+\.npz")
-"""Names of files and folders that are written here."""
+_LISTS = r"epoch_\d{4,}\.parquet"
+_PARTS = {"cache": r"\d{9,}\.npy", "steps": r"\d{6,}-\d{6,}\.\d{9,}\.npz"}  # by the name of the folder
 
 
 def lists_file(folder: Path, epoch: int) -> Path:
@@ -49,14 +49,30 @@ def needed_files(folder: Path, epoch: int, step: int, window: int) -> list[Path]
     return [*(path for path in lists if path.exists()), *caches, *(path for *_, path in _steps(folder, epoch, step))]
 
 
-def written_files(folder: Path) -> list[Path]:
-    """All files of an index, as it writes them; nothing that links lead to."""
-    if is_local(folder) and folder.is_symlink():
-        return []
-    inside = [path for name in ("cache_*", "steps_*") for path in folder.glob(name) if OWN.fullmatch(path.name)]
-    inside = [path for path in inside if not (is_local(path) and path.is_symlink())]
-    found = [*folder.glob("epoch_*.parquet"), *(file for path in inside for file in path.iterdir())]
-    return [file for file in found if OWN.fullmatch(file.name) and not (is_local(file) and file.is_symlink())]
+def written_files(folder: Path) -> Iterator[Path]:
+    """What an index has written there, and what is left of a write that was cut off: by name, nothing through links."""
+    if _is_link(folder) or not folder.is_dir():
+        return
+    for path in list(folder.iterdir()):
+        if _is_named(path, _LISTS):
+            yield path
+        elif (kind := re.fullmatch(r"(cache|steps)_\d{4,}", path.name)) and not _is_link(path) and path.is_dir():
+            yield from (part for part in list(path.iterdir()) if _is_named(part, _PARTS[kind[1]]))
+
+
+def drop_unneeded(folder: Path, needed: Collection[Path]) -> None:
+    """Remove what an index has written there beside what is `needed`."""
+    for path in written_files(folder):
+        if path not in needed:
+            remove(path)
+
+
+def _is_named(path: Path, pattern: str) -> bool:
+    return re.fullmatch(rf"{pattern}|\.{pattern}\.partial", path.name) is not None
+
+
+def _is_link(path: Path) -> bool:
+    return is_local(path) and path.is_symlink()
 
 
 def _steps(folder: Path, epoch: int, step: int) -> list[tuple[int, int, Path]]:
@@ -70,7 +86,7 @@ def _steps(folder: Path, epoch: int, step: int) -> list[tuple[int, int, Path]]:
 
 
 def _epoch(path: Path) -> int:
-    return int(re.search(r"\d+", path.name).group())
+    return int(re.findall(r"\d+", path.name)[0])
 
 
 def write_epoch(folder: Path | str, epoch: int, ids: np.ndarray, similarities: np.ndarray) -> None:
@@ -125,8 +141,9 @@ def write_cache(folder: Path | str, epoch: int, start: int, cache: np.ndarray) -
 
 def drop_other_parts(folder: Path | str, epoch: int, starts: Sequence[int]) -> None:
     """Leave only the parts of a cache that begin at `starts`: another number of holders may have written it before."""
-    for file in cache_folder(as_path(folder), epoch).glob("[0-9]*.npy"):
-        if int(file.stem) not in starts:
+    cache = cache_folder(as_path(folder), epoch).name
+    for file in written_files(as_path(folder)):
+        if file.parent.name == cache and file.suffix == ".npy" and int(file.stem) not in starts:
             file.unlink()
 
 
@@ -204,10 +221,8 @@ def read_steps(folder: Path | str, epoch: int, step: int, num_images: int) -> It
 
 def drop_later(folder: Path | str, epoch: int, step: int) -> None:
     """Remove what is of later steps and epochs: they will be done again."""
-    for path in as_path(folder).glob("steps_*/[0-9]*.npz"):
-        last = int(re.findall(r"\d+", path.name)[1])
-        if (_epoch(path.parent), last) > (epoch, step):
-            path.unlink()
-    for path in (*as_path(folder).glob("epoch_*.parquet"), *as_path(folder).glob("cache_*/[0-9]*.npy")):
-        if _epoch(path if path.suffix == ".parquet" else path.parent) > epoch:
+    for path in written_files(as_path(folder)):
+        of_epoch = _epoch(path if "epoch_" in path.name else path.parent)
+        last = int(re.findall(r"\d+", path.name)[1]) if ".npz" in path.name else 0
+        if (of_epoch, last) > (epoch, step if last else 0):
             path.unlink()

@@ -1,5 +1,7 @@
 """Approximate search for very large sets: FAISS's inverted file (IVF), which looks into a few cells only."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,11 +24,11 @@ class CellSearch:
     """
 
     def __init__(self, probes: int):
-        self._faiss = load_faiss()
-        if self._faiss is None:
+        faiss = load_faiss()
+        if faiss is None:
             raise InputError("positives.search=ivf needs FAISS, which is not installed: pip install faiss-cpu")
-        self.probes = probes
-        self._index = None
+        self._faiss, self.probes = faiss, probes
+        self._index: Any = None  # FAISS has no types
         self._checks, self._right, self._wanted = 0, 0, 0
 
     @property

@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-BLOCK = 1 << 17  # list entries that a thread works on at once: fits its cache, and bounds memory
+from ssl_core.positives.neighbors.lists import Lists
 
-Lists = tuple[np.ndarray, np.ndarray]  # ids and similarities (n, K) of n images
+BLOCK = 1 << 17  # list entries that a thread works on at once: fits its cache, and bounds memory
 
 
 class Draw(NamedTuple):

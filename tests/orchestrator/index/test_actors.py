@@ -12,12 +12,12 @@ import ray
 import torch
 from rich.console import Console
 
-from orchestrator.index.actors import IndexLost, ShardedIndex, start_shards
+from orchestrator.index.actors import IndexLost, ShardedIndex, cpus_here, start_shards, threads_each
 from orchestrator.runs.folder import new_run
 from orchestrator.runs.record import pretrain
 from ssl_core import recipes
-from ssl_core.positives.base import index_options
-from ssl_core.positives.neighbors.index import NeighborIndex
+from ssl_core.positives.neighbors import NeighborIndex
+from ssl_core.positives.neighbors.partners import index_options
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import ScalingConfig
 from tests.orchestrator.conftest import TINY, ray_processes
@@ -131,6 +131,22 @@ def test_an_index_saved_within_an_epoch_goes_on_with_another_number_of_shards(ep
             np.testing.assert_array_equal(lists[1], similarities)
         for actor in actors:
             ray.kill(actor)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="CPUs are not chosen here")
+def test_shards_share_the_cpus_that_they_may_use(ray_session, tmp_path: Path):
+    assert [threads_each(16, shards) for shards in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cpus_here() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    actors = start_shards(POSITIVES, ScalingConfig(index_shards=2), IMAGES, DIM, tmp_path)
+    threads = ray.get([actor.__ray_call__.remote(lambda shard: torch.get_num_threads()) for actor in actors])
+    assert threads == [threads_each(cpus_here(), 2)] * 2
+    for actor in actors:
+        ray.kill(actor)
 
 
 def _send_many(index: ShardedIndex, ids: np.ndarray, features: np.ndarray) -> None:

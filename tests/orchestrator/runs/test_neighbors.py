@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError
 from ssl_core.pictures.neighbors import draw_neighbors
-from ssl_core.positives.neighbors import NeighborIndex
+from ssl_core.positives.neighbors import NeighborIndex, saving
 from ssl_core.positives.neighbors.files import lists_file
 from tests.conftest import tiny_config
 
@@ -23,7 +23,7 @@ def output(tmp_path: Path) -> Path:
     for epoch in range(EPOCHS):
         index.update(np.arange(32), np.random.default_rng(epoch).normal(size=(32, 4)))
         index.end_epoch()
-        index.save(tmp_path / "neighbors")
+        saving.save(index, tmp_path / "neighbors")
     return tmp_path
 
 

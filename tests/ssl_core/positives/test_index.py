@@ -9,8 +9,9 @@ import torch
 
 from ssl_core import search
 from ssl_core.errors import InputError
-from ssl_core.positives.neighbors import NeighborIndex, files
+from ssl_core.positives.neighbors import NeighborIndex, files, saving
 from ssl_core.positives.neighbors.files import lists_file, read_epoch, write_epoch
+from ssl_core.positives.neighbors.signals import Signals
 
 IMAGES, DIM, BATCH = 61, 12, 9
 
@@ -50,7 +51,7 @@ def results(shards: list[NeighborIndex], seed: int) -> Iterator[np.ndarray]:
         [index.lists() for index in shards],
         [index.draw(0.3, seed) for index in shards],
         [(index.nearest(),) for index in shards],
-        [index.distribution(np.array(index.rows), 0.3)[::2] for index in shards],
+        [index.window.distribution(np.array(index.rows), 0.3)[::2] for index in shards],
     ):
         for arrays in zip(*parts, strict=True):
             if len({array.shape[1:] for array in arrays}) == 1:
@@ -118,8 +119,8 @@ def test_shards_give_the_same_bits(options: dict, copies: bool):
         for others in divided:
             for array, other in zip(whole, others, strict=True):
                 np.testing.assert_array_equal(array, other)
-        for name in ("self_similarity_total", "spread_total"):
-            totals = [np.sum([getattr(index, name) for index in shards], axis=0) for shards in groups]
+        for name in ("self_similarity", "spread"):
+            totals = [np.sum([getattr(index.signals, name) for index in shards], axis=0) for shards in groups]
             np.testing.assert_allclose(totals[1:], [totals[0]] * 2, rtol=1e-12)
     gate = groups[0][0].draw(0.3, 0).gate
     assert gate.any()
@@ -170,18 +171,16 @@ def test_an_epoch_without_a_step_is_empty():
 def test_figures_of_an_epoch():
     features = np.array([[1, 0], [0, 2], [0.6, 0.8]], dtype=np.float32)
     index = NeighborIndex(4, 2, top_k=2, window=1)
-    assert (index.self_similarity, index.spread, index.recall) == (None, None, None)
+    assert Signals.means([index.signals]) == {}
     index.update([0, 1], features[:2])
     index.end_epoch()
-    assert (index.self_similarity, index.spread) == (None, None)  # nothing was there to be compared with
+    assert Signals.means([index.signals]) == {}  # nothing was there to be compared with
     index.update([0, 1, 2], features[[2, 1, 2]])
     index.end_epoch()
-    assert index.self_similarity == pytest.approx((0.6 + 1) / 2)
-    assert index.self_similarity_total[1] == 2
+    assert index.signals.self_similarity == (pytest.approx(0.6 + 1), 2)
     lists = [[0.8, 0.6], [1, 0], [0.8, 0.6]]
-    assert index.spread == pytest.approx(np.std(lists, axis=1).mean(), rel=1e-6)
-    assert index.spread_total[1] == 3
-    assert index.recall is None
+    assert index.signals.spread == (pytest.approx(np.std(lists, axis=1).sum(), rel=1e-6), 3)
+    assert set(Signals.means([index.signals])) == {"self_similarity", "spread"}
 
 
 def test_nearest_leaves_out_the_image_itself():
@@ -205,9 +204,9 @@ def test_only_one_neighbour_leaves_no_second():
 def save(shards: list[NeighborIndex], folder: Path) -> None:
     """As the shards of a run do it: each its rows, and after every epoch one file of all lists."""
     if len(shards) == 1:
-        return shards[0].save(folder)
+        return saving.save(shards[0], folder)
     for index in shards:
-        index.save_cache(folder)
+        saving.save_cache(index, folder)
     ids, similarities = (np.concatenate(arrays) for arrays in zip(*(index.lists() for index in shards), strict=True))
     return write_epoch(folder, shards[0].epoch, ids, similarities)
 
@@ -226,14 +225,14 @@ def test_a_loaded_index_goes_on_as_if_never_saved(
         run_epoch(before, steps)
         save(before, tmp_path)
     for index in after:
-        index.load(tmp_path, finished)
+        saving.load(index, tmp_path, finished)
     assert {index.epoch for index in after} == {finished}
     for epoch, steps in enumerate([[], *run[finished:]]):
         if steps:
             run_epoch(before, steps)
             run_epoch(after, steps)
-            for name in ("self_similarity_total", "spread_total"):
-                totals = [np.sum([getattr(i, name) for i in shards], axis=0) for shards in (before, after)]
+            for name in ("self_similarity", "spread"):
+                totals = [np.sum([getattr(i.signals, name) for i in shards], axis=0) for shards in (before, after)]
                 np.testing.assert_allclose(*totals, rtol=1e-12)
         for array, expected in zip(results(after, epoch), results(before, epoch), strict=True):
             np.testing.assert_array_equal(array, expected)
@@ -243,7 +242,7 @@ def test_an_epochs_file_is_written_once_and_the_spread_is_known_after_loading(tm
     (index,), (other,) = shards_of(1), shards_of(1)
     for number, steps in enumerate(epochs_of_steps(3), 1):
         run_epoch([index], steps)
-        index.save(tmp_path)
+        saving.save(index, tmp_path)
         if number == 1:
             first = lists_file(tmp_path, 1).stat()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -252,21 +251,20 @@ def test_an_epochs_file_is_written_once_and_the_spread_is_known_after_loading(tm
     ]
     assert lists_file(tmp_path, 1).stat() == first
     lists_file(tmp_path, 1).unlink()  # not in the window of 2 any more
-    other.load(tmp_path, 3)
-    assert other.spread_total == index.spread_total
-    assert other.self_similarity is None
+    saving.load(other, tmp_path, 3)
+    assert other.signals == Signals(spread=index.signals.spread)
 
 
 def test_files_of_a_run_that_was_cut_off_are_replaced(tmp_path: Path):
     (cut_off,), (index,) = shards_of(1), shards_of(1)
     first, second, other = epochs_of_steps(3)
     run_epoch([cut_off], first)
-    cut_off.save(tmp_path)
-    index.load(tmp_path, 1)
+    saving.save(cut_off, tmp_path)
+    saving.load(index, tmp_path, 1)
     run_epoch([cut_off], second)
-    cut_off.save(tmp_path)
+    saving.save(cut_off, tmp_path)
     run_epoch([index], other)
-    index.save(tmp_path)
+    saving.save(index, tmp_path)
     np.testing.assert_array_equal(read_epoch(tmp_path, 2, IMAGES, 4, range(IMAGES))[0], index.lists()[0])
 
 
@@ -277,8 +275,8 @@ def test_half_precision_on_a_gpu_is_saved_as_it_is(tmp_path: Path):
         (index,), (other,) = (shards_of(1, device="cuda", dtype=dtype) for _ in range(2))
         run = epochs_of_steps(2)
         run_epoch([index], run[0])
-        index.save(tmp_path / str(dtype))
-        other.load(tmp_path / str(dtype), 1)
+        saving.save(index, tmp_path / str(dtype))
+        saving.load(other, tmp_path / str(dtype), 1)
         for shards in ([index], [other]):
             run_epoch(shards, run[1])
         for array, expected in zip(results([other], 0), results([index], 0), strict=True):
@@ -290,13 +288,43 @@ def saved(tmp_path: Path) -> Path:
     (index,) = shards_of(1)
     for steps in epochs_of_steps(2):
         run_epoch([index], steps)
-    index.save(tmp_path)
+    saving.save(index, tmp_path)
     return tmp_path
+
+
+def test_only_what_an_index_has_written_is_removed_and_nothing_through_links(saved: Path, tmp_path: Path):
+    needed = files.needed_files(saved, 2, 0, window=1)
+    partial = saved / "cache_0002" / ".000000000.npy.partial"
+    partial.touch()
+    theirs = [saved / "notes.txt", saved / "epoch_0001.parquet.bak", saved / "cache_0002" / "mine.npy"]
+    theirs += [saved / "other" / "000000000.npy", saved / "home" / "epoch_0001.parquet"]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "000000000.npy").touch()
+    (saved / "cache_0009").symlink_to(elsewhere)
+    link = tmp_path / "link"
+    link.symlink_to(saved)
+    files.drop_unneeded(link, [])
+    files.drop_later(link, 0, 0)
+    files.drop_other_parts(link, 2, [7])
+    assert all(path.exists() for path in needed)
+    assert partial.exists()
+    files.drop_later(saved, 2, 0)
+    files.drop_unneeded(saved, needed)
+    assert all(path.exists() for path in [*theirs, *needed, elsewhere / "000000000.npy"])
+    assert not partial.exists()
+    assert not lists_file(saved, 1).exists()
+    files.drop_unneeded(saved, [])
+    assert not any(path.exists() for path in needed)
+    assert all(path.exists() for path in theirs)
 
 
 def load_error(folder: Path, images: int = IMAGES, dim: int = DIM, **options) -> str:
     with pytest.raises(InputError) as caught:
-        NeighborIndex(images, dim, **{"top_k": 4, "window": 2} | options).load(folder, 2)
+        saving.load(NeighborIndex(images, dim, **{"top_k": 4, "window": 2} | options), folder, 2)
     return str(caught.value)
 
 

@@ -1,15 +1,21 @@
 """Whom the second view is of: whatever the kind, with every framework, and after a restart."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ssl_core.data.loading import train_loader
 from ssl_core.data.sources import open_images
+from ssl_core.data.views import normalise
 from ssl_core.errors import InputError
+from ssl_core.methods import build
+from ssl_core.networks.encoder import Want
 from ssl_core.positives import base as positives
+from ssl_core.positives import checks
 from ssl_core.schema.run import RunConfig
 from ssl_core.search import load_faiss
 from ssl_core.training.events import CheckpointDue, EpochEnded, Event, Listener, Record, Stepped
@@ -98,6 +104,26 @@ def test_the_second_view_is_of_the_partner():
     loader.batch_sampler.partners = np.roll(np.arange(len(source)), 1).astype(np.int32)
     (first, *_) = next(iter(loader.batch_sampler))
     assert first.partner == (first.index - 1) % len(source)
+
+
+def test_the_mean_of_both_views_is_of_one_image_alone():
+    """Images that are paired with each other must not come to stand in one place."""
+    config = config_for("adasim", positives={"cache": {"view": "mean"}}, optim={"batch_size": 64})
+    source = open_images(config.data).train
+    loader = train_loader(source, config, 0)
+    partners = np.arange(64, dtype=np.int32)
+    partners[:60] = partners[:60].reshape(-1, 2)[:, ::-1].ravel()
+    loader.batch_sampler.partners = partners
+    (batch,) = loader
+    np.testing.assert_array_equal(batch.partners, partners[batch.ids])
+    method = build(config)
+    found = method(replace(batch, views={"global": normalise(batch.views["global"])}), 0.5).index_features
+    features = F.normalize(found[batch.ids.argsort()], dim=1)
+    one = normalise(batch.views["global"])[:, batch.ids.argsort()]
+    first, second = (F.normalize(method.teacher.encoder(view, Want(pooled=(3,))).pooled[3], dim=1) for view in one)
+    assert not torch.isclose(features[0:60:2], features[1:60:2]).all(1).any()
+    torch.testing.assert_close(features[:60], first[:60])
+    torch.testing.assert_close(features[60:], F.normalize(first + second, dim=1)[60:])
 
 
 def test_an_image_that_is_its_own_partner_is_decoded_once():
@@ -214,6 +240,6 @@ def test_what_the_images_do_not_allow_is_said():
     [({"window": 2}, "no neighbour is drawn"), ({"tau": 0.0}, "tau=0"), ({"top_k": 1}, "top_k=1"), ({}, None)],
 )
 def test_settings_that_draw_nothing_are_remarked(options: dict, said: str | None):
-    found = positives.remarks(config_for("adasim", positives=options))
+    found = checks.remarks(config_for("adasim", positives=options))
     assert len(found) == (said is not None)
     assert said is None or said in found[0]

@@ -14,7 +14,7 @@ import torch
 from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError
 from ssl_core.files import sha256
-from ssl_core.positives.neighbors import NeighborIndex
+from ssl_core.positives.neighbors import NeighborIndex, saving
 from ssl_core.training.checkpoints import CheckpointStore
 from ssl_core.training.events import CheckpointDue, EpochEnded, Event, Listener
 from ssl_core.training.history import History
@@ -46,10 +46,10 @@ def test_a_checkpoint_whose_neighbors_are_damaged_is_passed_over(tmp_path: Path)
     for epoch in (1, 2):
         index.update(np.arange(8), np.random.default_rng(epoch).normal(size=(8, 4)))
         index.end_epoch()
-        index.save(store.neighbors)
+        saving.save(index, store.neighbors)
         store.save({"epoch": epoch, "step": 0, "history": []})
     index.update(np.arange(8), np.random.default_rng(3).normal(size=(8, 4)))
-    index.save_steps(store.neighbors, 1)
+    saving.save_steps(index, store.neighbors, 1)
     store.save({"epoch": 2, "step": 1, "history": []})
     assert [path.stem for path in store.paths()] == ["epoch_0002", "epoch_0002_step_000001"]
     check = ["sha256sum", "--check", "--quiet", "epoch_0002_step_000001.sha256"]
@@ -106,10 +106,10 @@ def test_neighbors_and_caches_stay_as_long_as_a_run_can_go_on_from_them(tmp_path
     for epoch in range(1, 7):
         index.update(np.arange(8), np.random.default_rng(epoch).normal(size=(8, 4)))
         index.end_epoch()
-        index.save(store.neighbors)
+        saving.save(index, store.neighbors)
         store.save({"epoch": epoch, "step": 0, "history": []})
     for epoch in (5, 6):
-        NeighborIndex(8, 4, window=2).load(store.neighbors, epoch)
+        saving.load(NeighborIndex(8, 4, window=2), store.neighbors, epoch)
     kept = sorted(path.name for path in store.neighbors.iterdir())
     assert kept == ["cache_0005", "cache_0006", "epoch_0004.parquet", "epoch_0005.parquet", "epoch_0006.parquet"]
 
@@ -189,7 +189,7 @@ def test_neighbors_that_are_gone_cost_no_checkpoint(tmp_path: Path) -> None:
     for epoch in (1, 2):
         index.update(np.arange(8), np.random.default_rng(epoch).normal(size=(8, 4)))
         index.end_epoch()
-        index.save(store.neighbors)
+        saving.save(index, store.neighbors)
         store.save({"epoch": epoch, "step": 0, "history": []})
     away = tmp_path / "away"
     store.neighbors.rename(away)
@@ -207,7 +207,7 @@ def test_the_best_checkpoint_keeps_sums_that_hold(tmp_path: Path) -> None:
     for epoch, accuracy in ((1, 0.9), (2, 0.1), (3, 0.2)):
         index.update(np.arange(8), np.random.default_rng(epoch).normal(size=(8, 4)))
         index.end_epoch()
-        index.save(store.neighbors)
+        saving.save(index, store.neighbors)
         history.append({"epoch": float(epoch), "knn/last": accuracy})
         store.save({"epoch": epoch, "step": 0, "history": history})
     assert [path.stem for path in store.paths()] == ["epoch_0001", "epoch_0003"]
