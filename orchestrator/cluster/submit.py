@@ -116,15 +116,20 @@ def _examine(client: Any, folder: Path, console: Console) -> None:
         raise InputError("the cluster is not ready for this; --no-check sends it all the same")
 
 
-def _send(client: Any, words: Sequence[str], folder: Path) -> str:
+def job_of(words: Sequence[str], folder: Path) -> dict[str, Any]:
+    """A job as Ray is given it, and as its dashboard shows it to everybody: without names and passwords in URLs."""
     passed_on = {key: without_credentials(value) for key, value in _passed_on().items()}
     runtime = {
         "working_dir": str(folder),
         "excludes": NOT_SENT,
         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT, **passed_on},
     }
+    return {"entrypoint": shlex.join(["strata", *map(without_credentials, words)]), "runtime_env": runtime}
+
+
+def _send(client: Any, words: Sequence[str], folder: Path) -> str:
     try:
-        return client.submit_job(entrypoint=shlex.join(["strata", *words]), runtime_env=runtime)
+        return client.submit_job(**job_of(words, folder))
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--working-dir: {folder} cannot be sent: {str(error).splitlines()[0]}") from error
 

@@ -63,7 +63,7 @@ class Tracker:
         self._figures = Figures(self._box)
         self._named = config.uri is not None and bool(self._box.entries)
         if name and not self._box.of_kind("run"):
-            about = {"name": name, "experiment": config.experiment, "uri": self.uri}
+            about: dict[str, Any] = {"name": name, "experiment": config.experiment, "uri": self.uri}
             about["params"] = {key: str(value)[:PARAM_LENGTH] for key, value in params.items()}
             about["tags"] = {**tags, **config.tags, KEY: uuid.uuid4().hex}
             self._box.add("run", about | ({"parent": os.path.relpath(str(parent), str(folder))} if parent else {}))

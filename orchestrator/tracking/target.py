@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from orchestrator.tracking.faults import Refused, StoreAway, Undelivered, is_refusal, words_of
@@ -20,8 +20,6 @@ REPLACED_BY = "strata.replaced_by"  # a tag of a run whose figures no longer cou
 KIND = ("mlflow.experimentKind", "custom_model_development")  # without it MLflow's page opens on language models
 MOST_METRICS, MOST_PARAMS = 1000, 100  # that MLflow takes at once
 LONGEST_NAME = 200  # bytes of a folder's name
-
-Item = TypeVar("Item")
 
 
 class RunGone(Undelivered):
@@ -159,7 +157,7 @@ class Target:
         context = InputTag("mlflow.data.context", about["context"])
         self.client.log_inputs(self.run_id, [DatasetInput(Dataset(**given), [context])])
 
-    def _in_parts(self, send: Callable[[Sequence[Any]], None], items: Sequence[Any], most: int) -> list[str]:
+    def _in_parts(self, send: Callable[[Sequence[Any]], object], items: Sequence[Any], most: int) -> list[str]:
         """Send all items but those that are refused; the words about these.
 
         MLflow refuses a whole part because of one item, so a refused part is sent again by halves.
