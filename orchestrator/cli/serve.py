@@ -22,12 +22,15 @@ def sync(
     """
     from orchestrator.errors import WorkFailed
     from orchestrator.tracking import mlflow as tracking
-    from orchestrator.tracking.courier import StoreAway
+    from orchestrator.tracking.faults import Undelivered
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     try:
-        for tracker in tracking.sync(run):
-            console.print(f"{tracker.folder}: MLflow run {tracker.run_id} at {tracker.uri}", soft_wrap=True)
-    except StoreAway as error:
+        for tracker in tracking.sync(run, say):
+            say(f"{tracker.folder}: MLflow run {tracker.run_id} at {tracker.uri}")
+    except Undelivered as error:
         raise WorkFailed(f"{error}; nothing is lost, try again later") from error
 
 
@@ -37,17 +40,22 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Open the MLflow page on the store in use: runs, figures by epoch, pictures."""
-    from orchestrator.tracking.mlflow import sqlite_file, store_uri
-    from ssl_core.errors import InputError
+    from rich.markup import escape
 
-    uri = uri or store_uri()
-    if uri.startswith("http"):
-        console.print(f"the tracking server is at {uri}")
+    from orchestrator.tracking.store import Store
+    from ssl_core.errors import InputError
+    from ssl_core.schema.scaling import TrackingConfig
+
+    store = Store.of(TrackingConfig(uri=uri))
+    if store.uri.startswith("http"):
+        console.print(f"the tracking server is at {escape(store.uri)}")
         return
-    if (file := sqlite_file(uri)) is not None and not file.exists():
-        raise InputError(f"no MLflow store at {uri} yet: run `strata pretrain` here first, or give --uri")
-    console.print(f"MLflow on {uri}: [bold]http://127.0.0.1:{port}[/bold] (Ctrl-C ends it)", soft_wrap=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    if store.file is not None and not store.file.exists():
+        raise InputError(f"no MLflow store at {store.uri} yet: run `strata pretrain` here first, or give --uri")
+    address = f"[bold]http://127.0.0.1:{port}[/bold]"
+    console.print(f"MLflow on {escape(store.uri)}: {address} (Ctrl-C ends it)", soft_wrap=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = store.connection  # a command's words are seen by everybody here
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     sys.stdout.flush()
     os.execv(sys.executable, [*command, "--port", str(port), "--workers", "1"])  # its signals and status are ours

@@ -20,7 +20,7 @@ from orchestrator.cluster.seen import check_seen, on_each_node
 from orchestrator.cluster.token import has_token
 from orchestrator.paths import RUNS
 from orchestrator.runs.folder import check_writable
-from orchestrator.tracking.mlflow import sqlite_file, store_uri
+from orchestrator.tracking.store import Store
 from ssl_core.files import is_local
 
 NEEDED_DISK, NEEDED_SHM = 5 << 30, 1 << 30
@@ -186,14 +186,13 @@ def _search() -> str:
 
 
 def _store() -> str:
-    uri = store_uri()
-    if (file := sqlite_file(uri)) is not None:
-        check_writable(file.parent)
-        return f"{uri} ({'exists' if file.exists() else 'made by the first run'})"
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
+    store = Store.of()
+    if store.file is not None:
+        check_writable(store.file.parent)
+        store.look()
+        return f"{store.uri} ({'exists' if store.file.exists() else 'made by the first run'})"
+    client = store.connect()
     known = client.get_experiment_by_name("strata-doctor")
     experiment = known.experiment_id if known else client.create_experiment("strata-doctor")
     client.set_experiment_tag(experiment, "looked", "here")
-    return f"{uri} (answers, and can be written)"
+    return f"{store.uri} (answers, and can be written)"

@@ -18,11 +18,16 @@ from orchestrator.cluster.token import HINT, has_token
 from orchestrator.errors import WorkFailed
 from orchestrator.runs.display import warn
 from ssl_core.errors import InputError
+from ssl_core.schema.urls import without_credentials
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 COMMANDS = ("pretrain", "sweep", "report", "sync", "doctor")
 NOT_SENT = ["strata-runs", "*.pt", "*.safetensors", "mlflow.db"]
 PASSED_ON = ("MLFLOW_TRACKING_URI",)  # from here to the job
+NOT_SENT_HINT = (
+    "for the dashboard shows a job's command and environment: "
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the cluster's nodes are started"
+)
 STOP_WAIT = "60"  # seconds in which a stopped job may write its checkpoint
 RECONNECT = 2.0  # seconds until a broken connection is tried again
 RECONNECTS = 30
@@ -44,6 +49,10 @@ def submit(words: Sequence[str], address: str | None, folder: Path, check: bool,
     """
     if not words or words[0] not in COMMANDS:
         raise InputError(f"expected a command for the cluster ({', '.join(COMMANDS)}), such as: strata submit pretrain")
+    secret = any(without_credentials(text) != text for text in (*words, *_passed_on().values()))
+    words = [without_credentials(word) for word in words]
+    if secret:
+        warn(console, f"names and passwords in URLs are not sent, {NOT_SENT_HINT}")
     for missing, remedy in _left_behind(words):
         warn(console, f"{missing} will be in the job's own folder on the cluster, and go with it; {remedy}")
     client = _connect(address)
@@ -62,6 +71,10 @@ def submit(words: Sequence[str], address: str | None, folder: Path, check: bool,
     status = _follow(client, job, lambda text: console.out(text, end="", highlight=False))
     console.print(f"job {job}: {status}", highlight=False)
     return 0 if status == "SUCCEEDED" else 1
+
+
+def _passed_on() -> dict[str, str]:
+    return {key: os.environ[key] for key in PASSED_ON if key in os.environ}
 
 
 def _left_behind(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -104,15 +117,20 @@ def _examine(client: Any, folder: Path, console: Console) -> None:
         raise InputError("the cluster is not ready for this; --no-check sends it all the same")
 
 
-def _send(client: Any, words: Sequence[str], folder: Path) -> str:
-    passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+def job_of(words: Sequence[str], folder: Path) -> dict[str, Any]:
+    """A job as Ray is given it, and as its dashboard shows it to everybody: without names and passwords in URLs."""
+    passed_on = {key: without_credentials(value) for key, value in _passed_on().items()}
     runtime = {
         "working_dir": str(folder),
         "excludes": NOT_SENT,
         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT, **passed_on},
     }
+    return {"entrypoint": shlex.join(["strata", *map(without_credentials, words)]), "runtime_env": runtime}
+
+
+def _send(client: Any, words: Sequence[str], folder: Path) -> str:
     try:
-        return client.submit_job(entrypoint=shlex.join(["strata", *words]), runtime_env=runtime)
+        return client.submit_job(**job_of(words, folder))
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--working-dir: {folder} cannot be sent: {str(error).splitlines()[0]}") from error
 

@@ -19,7 +19,7 @@ from orchestrator.runs.display import RunDisplay, duration, layer_table, warn
 from orchestrator.runs.folder import Run
 from orchestrator.runs.supervise import Training, check_method
 from orchestrator.tracking.courier import Courier
-from orchestrator.tracking.mlflow import Tracker, track_run
+from orchestrator.tracking.mlflow import Tracker, check_store, track_run
 from ssl_core.errors import InputError
 from ssl_core.files import write_atomically
 from ssl_core.training.events import EpochEnded, Event, Listener, Record, Started, Stepped, Warned, tell
@@ -49,6 +49,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     images = open_images(run.config.data)
     for remark in remarks(run.config):
         warn(console, remark)
+    check_store(run.config.tracking, run.output)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
     with interruptible(), ThreadPoolExecutor(1) as pool:
         checked = pool.submit(check_method, run.config, images)
@@ -57,7 +58,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
             index_dim = checked.result()
             check_seen(run.output, run.config.paths)
             courier = Courier(lambda message: warn(console, message))
-            tracker = pool.submit(_open_tracker, run, courier)
+            tracker = pool.submit(_open_tracker, run, images, courier)
             training = Training(run, share, len(images.train), index_dim, lambda message: warn(console, message))
             try:
                 recorder = _Recorder(run, images, tracker.result(), courier, console, started)
@@ -78,11 +79,12 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
                 raise
 
 
-def _open_tracker(run: Run, courier: Courier) -> Tracker:
+def _open_tracker(run: Run, images: "Images", courier: Courier) -> Tracker:
     """Make the run's folder, and its run in MLflow."""
     run.write_config()
     tracker = track_run(run.config, run.output, courier=courier)
     tracker.open()
+    tracker.log_data(run.config, images)
     tracker.log_files([(run.config_file, None)])
     return tracker
 

@@ -23,6 +23,7 @@ from ssl_core import recipes
 from ssl_core.errors import InputError
 from ssl_core.recipes import Setting
 from ssl_core.schema.run import RunConfig
+from ssl_core.schema.urls import without_credentials
 
 SWEEP_FILE = "sweep.yaml"  # in a sweep's folder
 SECTIONS = {
@@ -86,7 +87,7 @@ class Sweep:
     def recipe_of(self, settings: Settings) -> dict[str, Any]:
         """The same as a recipe: only what differs from the schema's defaults."""
         recipe, overrides = self._overrides(settings)
-        return recipes.merge(recipe, overrides)
+        return _without_credentials(recipes.merge(recipe, overrides))
 
     def _overrides(self, settings: Settings) -> tuple[str, list[Setting]]:
         c = self.config
@@ -111,7 +112,7 @@ class Sweep:
             "overrides": overrides,
             "space": space,
         }
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(_without_credentials(values), sort_keys=False, allow_unicode=True)
 
     def _explain(self, item: Any, given: Sequence[Setting]) -> str:
         loc = [part for part in item["loc"] if isinstance(part, (str, int))]
@@ -144,6 +145,15 @@ def sweep_at(folder: Path, given_as: str) -> Sweep:
     if not file.is_file():
         raise InputError(f"{given_as}: {folder} is no sweep's folder (it has no {SWEEP_FILE})")
     return Sweep(file)
+
+
+def _without_credentials(values: Any) -> Any:
+    """The same values, with no name and password in any URL."""
+    if isinstance(values, dict):
+        return {key: _without_credentials(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_without_credentials(value) for value in values]
+    return without_credentials(values) if isinstance(values, str) else values
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -14,13 +14,15 @@ from orchestrator.runs.display import warn
 from orchestrator.sweeps.book import TrialBook
 from orchestrator.sweeps.display import SweepDisplay
 from orchestrator.sweeps.file import SWEEP_FILE
-from orchestrator.sweeps.plan import Plan
+from orchestrator.sweeps.plan import Plan, images_of
 from orchestrator.sweeps.report import Report
 from orchestrator.sweeps.space import label
 from orchestrator.sweeps.trials import MLFLOW_STATUS, Trial, title
 from orchestrator.tracking.courier import Courier
-from orchestrator.tracking.mlflow import Tracker, software_tags, track_run
+from orchestrator.tracking.mlflow import Tracker, source_tags, track_run
 from ssl_core.pictures.run import draw_plots
+from ssl_core.schema.run import RunConfig
+from ssl_core.training.history import History
 
 
 class Narrator:
@@ -33,6 +35,9 @@ class Narrator:
         self._courier = Courier(lambda message: warn(console, message))
         self.parent = self._open_parent()
         for trial in book.trials:
+            folder = book.folder_of(trial)
+            for line in History.damaged(folder):
+                warn(console, f"{folder / 'metrics.jsonl'}: line {line} is damaged, and left out")
             if trial.ended:
                 self._track(trial)
                 if not self._trackers[trial.id].ended:
@@ -76,6 +81,7 @@ class Narrator:
         self.parent.log_files((file, "report" if file.suffix == ".png" else None) for file in files)
         if report.best is not None:
             self.parent.tag("answer", " ".join(report.answer()))
+            self.parent.describe("\n\n".join(report.answer()))
             self.parent.summarise({f"best/{metric}": report.value(metric) for metric in self.config.metric})
             for key, value in report.best.settings.items():
                 self.parent.tag(f"best.{key}", str(label(value)))
@@ -93,7 +99,7 @@ class Narrator:
             "repeats": c.repeats,
             **{f"space.{key}": str(dimension) for key, dimension in c.space.items()},
         }
-        tags = {"kind": "sweep", "folder": str(folder), **software_tags()}
+        tags = {"kind": "sweep", "folder": str(folder), **source_tags("strata sweep")}
         tracker = Tracker(self.plan.config.tracking, folder, c.name, params, tags, courier=self._courier)
         tracker.open()
         tracker.log_files([(folder / SWEEP_FILE, None)])
@@ -106,9 +112,16 @@ class Narrator:
         tags = {"kind": "trial", "trial": str(trial.number), "varied": ", ".join(self.config.space)}
         tags |= {f"varied.{key}": str(label(value)) for key, value in trial.settings.items()}
         options: dict[str, Any] = {"name": f"{trial.number}: {title(trial)}", "parent": job.folder}
-        tracker = track_run(run.config, run.output, tags, courier=self._courier, **options)
+        config = self._with_credentials(run.config)
+        tracker = track_run(config, run.output, tags, courier=self._courier, **options)
+        tracker.log_data(config, images_of(config.data.model_dump_json()))
         self._trackers[trial.id] = tracker
         self._courier.wake(tracker)  # an earlier session may have left it something to deliver
+
+    def _with_credentials(self, config: RunConfig) -> RunConfig:
+        """A trial's configuration, which was read from a file, with those that the sweep was given for its store."""
+        own = {key: getattr(config.tracking, key) for key in ("experiment", "tags")}
+        return config.model_copy(update={"tracking": self.plan.config.tracking.model_copy(update=own)})
 
     def _finish(self, trial: Trial) -> None:
         tracker, folder = self._trackers.get(trial.id), self.book.folder_of(trial)

@@ -186,7 +186,7 @@ def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
 
     if not isinstance(config.scaling.workers, int):
         raise InputError(f"scaling.workers: {list(config.scaling.workers)}: a trial has a fixed number of them")
-    images = _images(config.data.model_dump_json())
+    images = images_of(config.data.model_dump_json())
     check_images(config, images)
     method, size = _build(config)
     check_best(config, images, method)
@@ -207,7 +207,7 @@ def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
 
 
 @lru_cache(maxsize=8)
-def _images(data: str) -> Images:
+def images_of(data: str) -> Images:
     """The images of a `data` section, as JSON: most trials share them."""
     return open_images(DataConfig.model_validate_json(data))
 
@@ -273,7 +273,7 @@ def _estimate_hours(plan: Plan, share: WorkerShare, at_once: int, epochs: int) -
     if share.gpus and not torch.cuda.is_available():
         return "not known: trials run on GPUs, and this machine has none"
     rate = _images_per_second(plan.config, share)
-    images = len(_images(plan.config.data.model_dump_json()).train)
+    images = len(images_of(plan.config.data.model_dump_json()).train)
     seconds = epochs * images / (rate * plan.config.scaling.fixed) / at_once
     limit = plan.sweep.config.budget.hours
     budget = f", at most {limit:g} h (budget)" if limit else ""

@@ -27,6 +27,7 @@ from orchestrator.sweeps.trial import TUNE, Job, make_trainable
 from orchestrator.sweeps.trials import Trial
 from orchestrator.sweeps.tuner import make_tuner
 from orchestrator.sweeps.weights import WeightKeeper
+from orchestrator.tracking.mlflow import check_store
 from ssl_core.evaluation.collapse import collapse
 from ssl_core.files import remove_tree, write_atomically
 
@@ -56,6 +57,7 @@ def run_sweep(plan: Plan, folder: Path, console: Console) -> None:
     """
     warnings.filterwarnings("ignore", module=r"ray\.tune|optuna|hyperopt")
     logging.getLogger("hyperopt").setLevel(logging.CRITICAL)
+    check_store(plan.config.tracking, folder)
     share, at_once = share_of(plan, nodes())
     with environment(ENVIRONMENT), connected():
         check_seen(folder, plan.config.paths)

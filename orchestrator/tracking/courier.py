@@ -5,26 +5,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.tracking.faults import StoreAway, Undelivered, words_of
+
 RETRY = 5.0  # seconds until a store that was away is asked again
 STOP_PATIENCE = 3.0  # seconds that it gets when a run or sweep is stopped
-
-
-class StoreAway(RuntimeError):
-    """The MLflow store does not answer, or not as it should."""
 
 
 class Deliverable(Protocol):
     """Something that MLflow is to get."""
 
-    def deliver(self) -> None:
-        """Bring MLflow up to date. Raises `StoreAway`."""
+    def deliver(self, tell: Callable[[str], None]) -> None:
+        """Bring MLflow up to date; `tell` hears of what it refuses. Raises `Undelivered`."""
 
 
 class Courier:
-    """Delivers what trackers hold, in a thread of its own."""
+    """Delivers what trackers hold, in a thread of its own.
 
-    def __init__(self, warn: Callable[[str], None]):
-        self._warn, self._warned = warn, False
+    Args:
+        tell: hears what goes wrong, each kind of it once.
+    """
+
+    def __init__(self, tell: Callable[[str], None]):
+        self.tell = tell
+        self._told: set[type[Exception]] = set()
         self._waiting: dict[Deliverable, None] = {}
         self._news = threading.Condition()
         self._closing = False
@@ -47,7 +50,7 @@ class Courier:
             self._news.notify()
         self._thread.join(STOP_PATIENCE if stopped else None)
         if self._waiting or self._thread.is_alive():
-            self._warn(f"MLflow misses some of {folder.name}; deliver it with: strata sync {folder}")
+            self.tell(f"MLflow misses some of {folder.name}; deliver it with: strata sync {folder}")
 
     def _work(self) -> None:
         while True:
@@ -57,18 +60,33 @@ class Courier:
                 if not self._waiting:
                     return
                 trackers = list(self._waiting)
+            if self._deliver(trackers):
+                continue
+            with self._news:
+                if self._closing:
+                    return
+                self._news.wait(RETRY)
+
+    def _deliver(self, trackers: list[Deliverable]) -> bool:
+        """Whether MLflow has got all that these hold; what it has not got waits on."""
+        whole = True
+        for tracker in trackers:
+            with self._news:
+                self._waiting.pop(tracker)
             try:
-                for tracker in trackers:
-                    with self._news:
-                        self._waiting.pop(tracker)
-                    tracker.deliver()
-            except StoreAway as error:
+                tracker.deliver(self.tell)
+            except Exception as error:  # whatever it is: the run goes on, and what it says is in its folder
+                whole = False
                 with self._news:
                     self._waiting[tracker] = None
-                    if self._closing:
-                        return
-                if not self._warned:
-                    self._warn(f"{error}; will deliver later")
-                self._warned = True
-                with self._news:
-                    self._news.wait(RETRY)
+                self._say(error)
+                if isinstance(error, StoreAway):
+                    break
+        return whole
+
+    def _say(self, error: Exception) -> None:
+        if type(error) in self._told:
+            return
+        self._told.add(type(error))
+        said = str(error) if isinstance(error, Undelivered) else f"MLflow: {type(error).__name__}: {words_of(error)}"
+        self.tell(f"{said}; will deliver later")

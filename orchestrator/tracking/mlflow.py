@@ -1,4 +1,4 @@
-"""All that touches MLflow: one run for a pretraining, a sweep or a trial; figures, files, tags, status.
+"""What runs, sweeps and trials say to MLflow: figures, files, tags, status.
 
 What MLflow is to hold is first written to `outbox.jsonl` in the run's folder, with its time; how far it was
 delivered stands in `mlflow.json` beside it. So a store that is away, hangs or is restarted delays nobody and loses
@@ -6,59 +6,43 @@ nothing: what it missed is delivered when it answers again, when the run is resu
 delivered twice is one and the same point.
 """
 
-import json
-import logging
+import getpass
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.about import git_revision, versions
-from orchestrator.paths import RUNS
-from orchestrator.tracking.courier import Courier, StoreAway
+from orchestrator.tracking import data
+from orchestrator.tracking.courier import Courier
+from orchestrator.tracking.delivery import Delivery, Tell
+from orchestrator.tracking.faults import StoreAway, Undelivered
+from orchestrator.tracking.figures import Figures
 from orchestrator.tracking.outbox import OUTBOX, Outbox
+from orchestrator.tracking.receipt import known_run
+from orchestrator.tracking.store import Store
+from orchestrator.tracking.target import KEY
 from ssl_core import recipes
 from ssl_core.errors import InputError
-from ssl_core.files import as_path, local_copy, write_atomically
+from ssl_core.files import as_path
 from ssl_core.schema.run import RunConfig
 from ssl_core.schema.scaling import TrackingConfig
 
-RUN_FILE = "mlflow.json"  # in a run's folder: which MLflow run is its own, and what it has got
-KEY = "strata.key"  # a tag that no two runs share
-MOST_METRICS, MOST_PARAMS = 1000, 100  # that MLflow takes at once
+if TYPE_CHECKING:
+    from ssl_core.data.sources.base import Images
+
+NOTE = "mlflow.note.content"  # the tag that MLflow's page shows as a run's description
 PARAM_LENGTH = 500
-
-# A server that is away must not hold anything up for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
-
-def store_uri(config: TrackingConfig | None = None) -> str:
-    """The MLflow store in use: `tracking.uri`, MLFLOW_TRACKING_URI, or SQLite in strata-runs/."""
-    if config is not None and config.uri:
-        return config.uri
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(RUNS / 'mlflow.db').absolute()}"
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite store; None for a server."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def quiet() -> None:
-    """Creating a store is no news."""
-    for module in ("mlflow", "alembic"):
-        logging.getLogger(module).setLevel(logging.WARNING)
 
 
 class Tracker:
-    """One MLflow run.
+    """One MLflow run, as those see it who have something to say.
 
     Args:
         config: names the store and the experiment.
         folder: the run's; what is resumed there is the same MLflow run.
-        name, params, tags: of the run, if it is new.
+        name, params, tags: of the run, if it is new; without a name it is not.
         parent: the folder of the run that this one is part of.
         courier: delivers what is logged; without one, `deliver` does.
     """
@@ -73,29 +57,37 @@ class Tracker:
         parent: Path | None = None,
         courier: Courier | None = None,
     ):
-        self.folder, self.uri, self._courier = folder, store_uri(config), courier
+        self.folder, self._courier = folder, courier
         self._box = Outbox(folder)
-        if not self._box.entries:
-            values = {key: str(value)[:PARAM_LENGTH] for key, value in params.items()}
-            about = {"name": name, "experiment": config.experiment, "params": values}
+        self._delivery = Delivery(Store.of(config), self._box, folder)
+        self._figures = Figures(self._box)
+        self._named = config.uri is not None and bool(self._box.entries)
+        if name and not self._box.of_kind("run"):
+            about: dict[str, Any] = {"name": name, "experiment": config.experiment, "uri": self.uri}
+            about["params"] = {key: str(value)[:PARAM_LENGTH] for key, value in params.items()}
             about["tags"] = {**tags, **config.tags, KEY: uuid.uuid4().hex}
             self._box.add("run", about | ({"parent": os.path.relpath(str(parent), str(folder))} if parent else {}))
 
     @property
+    def uri(self) -> str:
+        """Of the store, without credentials."""
+        return self._delivery.store.uri
+
+    @property
     def run_id(self) -> str | None:
         """Of the MLflow run, once there is one."""
-        return self._known().get("run_id")
+        return self._delivery.receipt.run_id
 
     @property
     def ended(self) -> bool:
         """Whether the run's end has been logged."""
-        said = [entry["content"] for entry in self._box.entries if entry["kind"] == "status"]
+        said = [entry["content"] for entry in self._box.of_kind("status")]
         return bool(said) and said[-1] != "RUNNING"
 
     @property
     def delivered(self) -> bool:
         """Whether MLflow has all that was logged."""
-        return self._known()["delivered"] == len(self._box.entries)
+        return self._delivery.done
 
     def open(self) -> None:
         """Begin the run, or go on with it.
@@ -103,11 +95,17 @@ class Tracker:
         Raises:
             InputError: the store of a new run cannot be used. One that goes on can wait for it.
         """
+        tell = self._courier.tell if self._courier is not None else _keep_quiet
+        if self._named and self.uri != Store.of().uri:
+            tell(f"figures and files go to MLflow at {self.uri}, which the run's configuration names")
         if self.run_id is None:
             try:
-                self.deliver()
+                self.deliver(tell)
             except StoreAway as error:
                 raise InputError(f"tracking.uri: {error}") from error
+            except Undelivered as error:
+                if self.run_id is None:
+                    raise InputError(str(error)) from error
         self.begin()
 
     def begin(self) -> None:
@@ -116,17 +114,24 @@ class Tracker:
             self._put("status", "RUNNING")
 
     def log(self, *records: Mapping[str, float]) -> None:
-        """Epochs' figures; the step is the epoch. Epochs that were logged before are skipped."""
-        logged = max((entry["step"] for entry in self._box.entries if entry["kind"] == "metrics"), default=-1)
+        """Epochs' figures; the step is the epoch. Of epochs that were logged before, what has changed since."""
         for record in records:
-            if record["epoch"] > logged:
-                self._box.add("metrics", dict(record), step=int(record["epoch"]))
+            self._figures.add(record)
         self._wake()
 
     def log_files(self, files: Iterable[tuple[Path, str | None]]) -> None:
         """Files of the run's folder, each with the artifact folder that it belongs in."""
         for file, where in files:
             self._box.add("file", [str(file.relative_to(self.folder)), where])
+        self._wake()
+
+    def log_data(self, config: RunConfig, images: "Images") -> None:
+        """What it is trained on and measured on, unless that was said before."""
+        if self._box.of_kind("data"):
+            return
+        self._box.add("data", data.describe(config.data.train, images.train, "training"))
+        if images.val is not None and config.data.val is not None:
+            self._box.add("data", data.describe(config.data.val, images.val, "validation"))
         self._wake()
 
     def summarise(self, figures: Mapping[str, float]) -> None:
@@ -136,9 +141,26 @@ class Tracker:
     def tag(self, key: str, value: str) -> None:
         self._put("tag", [key, value])
 
+    def describe(self, text: str) -> None:
+        """The description that MLflow's page shows."""
+        self.tag(NOTE, text)
+
     def finish(self, status: str) -> None:
         """End the run: FINISHED, FAILED or KILLED."""
+        self._figures.end()
         self._put("status", status)
+
+    def deliver(self, tell: Tell | None = None) -> None:
+        """Bring MLflow up to date.
+
+        Args:
+            tell: hears of what it refuses.
+
+        Raises:
+            StoreAway: it does not answer; what it has got so far is remembered.
+            Undelivered: something has to wait.
+        """
+        self._delivery.bring(tell or _keep_quiet)
 
     def _put(self, kind: str, content: Any) -> None:
         self._box.add(kind, content)
@@ -148,91 +170,24 @@ class Tracker:
         if self._courier is not None:
             self._courier.wake(self)
 
-    def deliver(self) -> None:
-        """Bring MLflow up to date.
 
-        Raises:
-            StoreAway: it does not answer; what it has got so far is remembered.
-        """
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
-        quiet()
-        known = self._known()
-        if (file := sqlite_file(self.uri)) is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            client = MlflowClient(tracking_uri=self.uri)
-            for entry in self._box.entries[known["delivered"] :]:
-                if entry["kind"] == "run":
-                    known["run_id"] = self._create(client, entry)
-                else:
-                    self._send(client, known["run_id"], entry)
-                known["delivered"] += 1
-                write_atomically(self.folder / RUN_FILE, lambda f: f.write(json.dumps(known).encode()))
-        except (MlflowException, OSError) as error:
-            raise StoreAway(f"MLflow at {self.uri} does not answer: {str(error)[:200]}") from error
-
-    def _known(self) -> dict[str, Any]:
-        """What the store in use has got; a run of another store, or of none, is new to it."""
-        known = known_run(self.folder)
-        return known if known.get("uri") == self.uri and "delivered" in known else {"uri": self.uri, "delivered": 0}
-
-    def _create(self, client: Any, entry: dict[str, Any]) -> str:
-        from mlflow.entities import Param
-
-        about = entry["content"]
-        tags = dict(about["tags"])
-        if "parent" in about:
-            parent = known_run((self.folder / about["parent"]).resolve())
-            if parent.get("uri") != self.uri:
-                raise StoreAway(f"MLflow at {self.uri} does not have the sweep yet")
-            tags["mlflow.parentRunId"] = parent["run_id"]
-        experiment = self._experiment(client, about["experiment"])
-        found = client.search_runs([experiment], f"tags.`{KEY}` = '{tags[KEY]}'")  # made, and the answer was lost
-        run = found[0] if found else client.create_run(experiment, entry["time"], tags, run_name=about["name"])
-        given = [Param(key, value) for key, value in about["params"].items()]
-        for start in range(0, len(given), MOST_PARAMS):
-            client.log_batch(run.info.run_id, params=given[start : start + MOST_PARAMS])
-        return run.info.run_id
-
-    def _experiment(self, client: Any, name: str) -> str:
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            return found.experiment_id
-        # A SQLite store would put files wherever the program happens to run: keep them beside the database.
-        location = None
-        if (file := sqlite_file(self.uri)) is not None:
-            location = (file.parent / "mlflow-artifacts" / name).as_uri()
-        # Without a kind, MLflow's page opens on its language-model side.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return client.create_experiment(name, artifact_location=location, tags=kind)
-
-    def _send(self, client: Any, run_id: str, entry: dict[str, Any]) -> None:
-        from mlflow.entities import Metric
-
-        kind, content, when = entry["kind"], entry["content"], entry["time"]
-        if kind in ("metrics", "summary"):
-            points = [Metric(key, float(value), when, entry.get("step", 0)) for key, value in content.items()]
-            for start in range(0, len(points), MOST_METRICS):
-                client.log_batch(run_id, metrics=points[start : start + MOST_METRICS])
-        elif kind == "file":
-            file, where = self.folder / content[0], content[1]
-            if file.exists():
-                with local_copy(file) as local:
-                    client.log_artifact(run_id, str(local), where)
-        elif kind == "tag":
-            client.set_tag(run_id, *content)
-        elif content == "RUNNING":
-            client.update_run(run_id, status="RUNNING")
-        else:
-            client.set_terminated(run_id, content, end_time=when)
+def _keep_quiet(_: str) -> None:
+    """For those who do not want to hear."""
 
 
-def known_run(folder: Path) -> dict[str, Any]:
-    """Which MLflow run the folder's is, in which store, and how much it has got."""
-    file = folder / RUN_FILE
-    return json.loads(file.read_text()) if file.exists() else {}
+def check_store(config: TrackingConfig, folder: Path) -> None:
+    """See that the store of a new run or sweep in `folder` can be used, before anything starts.
+
+    Raises:
+        InputError: it cannot. One that goes on can wait for it.
+    """
+    store = Store.of(config)
+    if Delivery(store, Outbox(folder), folder).receipt.run_id is not None:
+        return
+    try:
+        store.look()
+    except StoreAway as error:
+        raise InputError(f"tracking.uri: {error}") from error
 
 
 def track_run(config: RunConfig, folder: Path, tags: Mapping[str, str] | None = None, **options: Any) -> Tracker:
@@ -243,30 +198,70 @@ def track_run(config: RunConfig, folder: Path, tags: Mapping[str, str] | None = 
         tags: more of them.
         options: `name` (default: the run's), `parent` and `courier`, of `Tracker`.
     """
-    known = {"seed": str(config.seed), **software_tags(), **(tags or {})}
+    distilled = " with hidden self-distillation" if config.distill else ""
+    about = (
+        f"{config.method_name}{distilled}, {config.backbone.name} at {config.backbone.image_size} px, "
+        f"{config.optim.epochs} epochs"
+    )
+    known = {"seed": str(config.seed), **source_tags("strata pretrain"), NOTE: about, **(tags or {})}
     options = {"name": config.name, **options}
     return Tracker(config.tracking, folder, params=recipes.flatten(config), tags=known, **options)
 
 
-def sync(folder: Path) -> Iterator[Tracker]:
+def sync(folder: Path, tell: Tell | None = None) -> Iterator[Tracker]:
     """Deliver what MLflow has not got of the run or sweep in `folder`, and of a sweep's trials; each, once it is done.
+
+    Args:
+        tell: hears where it goes, if that is not the user's own store, and what is refused.
 
     Raises:
         InputError: nothing was ever to be delivered from there.
         StoreAway: the store still does not answer.
+        Undelivered: something still has to wait; all else is delivered.
     """
     if not (folder / OUTBOX).exists():
         raise InputError(f"RUN: {folder} is no run's or sweep's folder (it has no {OUTBOX})")
+    waits: Undelivered | None = None
+    told: set[str] = set()
     for file in (folder / OUTBOX, *sorted(folder.glob(f"trials/*/{OUTBOX}"))):
-        uri = known_run(file.parent).get("uri") or known_run(folder).get("uri")
+        uri = _store_named(file.parent) or _store_named(folder)
         tracker = Tracker(TrackingConfig(uri=uri), file.parent, "", {}, {})
-        tracker.deliver()
-        yield tracker
+        if tell is not None and tracker.uri != Store.of().uri and tracker.uri not in told:
+            told.add(tracker.uri)
+            tell(f"{folder} names MLflow at {tracker.uri}: its figures and files go there")
+        try:
+            tracker.deliver(tell)
+        except StoreAway:
+            raise
+        except Undelivered as error:
+            waits = waits or error
+        else:
+            yield tracker
+    if waits is not None:
+        raise waits
 
 
-def software_tags() -> dict[str, str]:
-    """What ran it, for whoever wants to reproduce a figure."""
-    return {"git_revision": git_revision(), **{f"version.{name}": number for name, number in versions().items()}}
+def _store_named(folder: Path) -> str | None:
+    """The URI of the store that a run's folder names."""
+    known = known_run(folder).get("uri")
+    described = [entry["content"].get("uri") for entry in Outbox(folder).of_kind("run")]
+    return next((uri for uri in (known, *reversed(described)) if isinstance(uri, str)), None)
+
+
+def source_tags(command: str) -> dict[str, str]:
+    """What ran it, for whoever wants to reproduce a figure; MLflow's page shows some of it as the run's source."""
+    revision = git_revision()
+    source = {"mlflow.source.name": command, "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
+    if revision:
+        source["mlflow.source.git.commit"] = revision.rstrip("+")
+    return {**source, "git_revision": revision, **{f"version.{name}": number for name, number in versions().items()}}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return str(os.getuid())
 
 
 def folder_of(run_id: str) -> Path:
@@ -275,17 +270,13 @@ def folder_of(run_id: str) -> Path:
     Raises:
         InputError: there is no such run in the store in use, or its folder is not on this machine.
     """
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    uri = store_uri()
-    if (file := sqlite_file(uri)) is not None and not file.exists():
-        raise InputError(f"{run_id}: no folder, and there is no MLflow store at {uri}")
-    quiet()
+    store = Store.of()
+    if store.file is not None and not store.file.exists():
+        raise InputError(f"{run_id}: no folder, and there is no MLflow store at {store.uri}")
     try:
-        run = MlflowClient(tracking_uri=uri).get_run(run_id)
-    except MlflowException as error:
-        raise InputError(f"{run_id}: no folder, and no run in the MLflow store {uri}") from error
+        run = store.connect().get_run(run_id)
+    except Exception as error:  # of MLflow, or of what it stands on
+        raise InputError(f"{run_id}: no folder, and no run in the MLflow store {store.uri}") from error
     folder = run.data.tags.get("folder")
     if folder is None or not as_path(folder).is_dir():
         raise InputError(f"{run_id}: this MLflow run's folder ({folder}) is not on this machine, or it is no sweep")

@@ -2,9 +2,19 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    PrivateAttr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from ssl_core.schema.types import OPERATION, Form, Section
+from ssl_core.schema.urls import without_credentials
 
 
 class ScalingConfig(Section):
@@ -51,8 +61,25 @@ class TrackingConfig(Section):
     key: ClassVar = OPERATION
 
     uri: str | None = Field(None, description="MLflow tracking server; default: sqlite in strata-runs/mlflow.db")
-    experiment: str = "strata"
+    experiment: Annotated[str, StringConstraints(min_length=1), Form("a name")] = "strata"
     tags: dict[str, str] = Field(default_factory=dict)
+
+    _connection: str | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _keep_credentials_apart(self) -> "TrackingConfig":
+        if self.uri is not None and (public := without_credentials(self.uri)) != self.uri:
+            self._connection = self.uri
+            object.__setattr__(self, "uri", public)
+        return self
+
+    @property
+    def connection(self) -> str | None:
+        """`uri` with the name and password that it was given with: to connect, and for nothing else.
+
+        They are no part of what is shown or written down, so that a configuration read from a file has none.
+        """
+        return self._connection or self.uri
 
 
 class CheckpointConfig(Section):

@@ -26,7 +26,26 @@ class History:
 
     @staticmethod
     def read(output: Path) -> list[dict[str, float]]:
-        """The records in a run's folder; a line that is still being written is left out."""
-        file = History(output).file
-        text = file.read_text() if file.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        """The records in a run's folder; a line that is still being written, or is damaged, is left out."""
+        return [record for record in _lines(output) if record is not None]
+
+    @staticmethod
+    def damaged(output: Path) -> list[int]:
+        """The lines, from 1, that cannot be read."""
+        return [number for number, record in enumerate(_lines(output), 1) if record is None]
+
+
+def _lines(output: Path) -> list[dict[str, float] | None]:
+    """The whole lines of a run's file of figures; None for one that is no record."""
+    file = History(output).file
+    text = file.read_text(errors="replace") if file.exists() else ""
+    return [_record(line) for line in text.split("\n")[:-1]]
+
+
+def _record(line: str) -> dict[str, float] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    sound = isinstance(record, dict) and isinstance(record.get("epoch"), (int, float))
+    return record if sound and all(isinstance(value, (int, float)) for value in record.values()) else None

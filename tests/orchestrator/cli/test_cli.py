@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.runs.folder import new_run
 from orchestrator.runs.record import pretrain
-from orchestrator.tracking.mlflow import store_uri
+from orchestrator.tracking.store import Store
 from ssl_core import recipes
 from ssl_core.errors import InputError
 
@@ -114,7 +114,7 @@ def test_doctor_names_what_it_looked_at(strata) -> None:
 def test_ui_without_a_store_says_so(strata, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.chdir(tmp_path)
-    assert store_uri() == f"sqlite:///{tmp_path}/strata-runs/mlflow.db"
+    assert Store.of().uri == f"sqlite:///{tmp_path}/strata-runs/mlflow.db"
     done = strata("ui")
     assert done.returncode == 2
     assert "no MLflow store" in done.stderr

@@ -17,7 +17,7 @@ from orchestrator.sweeps.file import Sweep
 from orchestrator.sweeps.plan import make_plan
 from orchestrator.sweeps.trials import Trial, read_trials
 from orchestrator.sweeps.watch import new_sweep, run_sweep
-from orchestrator.tracking.mlflow import RUN_FILE, known_run
+from orchestrator.tracking.receipt import RUN_FILE, known_run
 from tests.orchestrator.conftest import assert_session_ends
 from tests.orchestrator.sweeps.small import mlflow_runs, write_sweep
 

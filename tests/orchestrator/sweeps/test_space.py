@@ -170,6 +170,16 @@ def test_a_yaml_tag_makes_no_object(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
+def test_a_sweep_writes_no_credentials_down(tmp_path: Path) -> None:
+    secret = "http://joe:hunter2@mlflow:5000"
+    found = Sweep(write(tmp_path, GRID), [f"tracking.uri={secret}"])
+    settings = found.config.planned()[0]
+    assert found.run_config(settings).tracking.connection == secret
+    assert found.recipe_of(settings)["tracking"] == {"uri": "http://mlflow:5000"}
+    assert "hunter2" not in found.dump()
+    assert "http://mlflow:5000" in found.dump()
+
+
 def test_a_dumped_sweep_is_the_same_from_another_folder(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("extends: demo\nseed: 3\n")
     text = GRID.replace("scheduler: none", "recipe: base.yaml\nscheduler: {name: asha, grace: 2}")

@@ -13,9 +13,11 @@ from rich.console import Console
 from orchestrator.runs.folder import new_run
 from orchestrator.runs.record import pretrain
 from orchestrator.tracking import mlflow as tracking
-from orchestrator.tracking.courier import Courier, StoreAway
-from orchestrator.tracking.mlflow import RUN_FILE, Tracker
+from orchestrator.tracking.courier import Courier
+from orchestrator.tracking.faults import StoreAway
+from orchestrator.tracking.mlflow import Tracker
 from orchestrator.tracking.outbox import OUTBOX
+from orchestrator.tracking.receipt import RUN_FILE
 from ssl_core import recipes
 from ssl_core.schema.scaling import TrackingConfig
 from tests.orchestrator.conftest import TINY

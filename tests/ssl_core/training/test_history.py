@@ -31,3 +31,13 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
         file.write('{"epoch": 3.0, "lo')
     assert History.read(tmp_path) == RECORDS
     assert History.read(tmp_path / "elsewhere") == []
+
+
+def test_a_damaged_line_is_left_out_and_named(tmp_path: Path) -> None:
+    History(tmp_path).begin(RECORDS)
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_text().splitlines()
+    for damage in ("\x00\x00", '{"epoch": 1.0, "lo', "[]", '{"loss": 1.0}', '{"epoch": 1, "loss": "low"}'):
+        file.write_text(f"{lines[0]}\n{damage}\n{lines[2]}\n")
+        assert History.read(tmp_path) == [RECORDS[0], RECORDS[2]]
+        assert History.damaged(tmp_path) == [2]
