@@ -88,12 +88,22 @@ class CheckpointStore:
         """Remove all but the newest checkpoints and the best, and of neighbours what only others needed."""
         paths = self.paths()
         newest = paths[-self.config.keep :]
-        for old in set(paths) - {*newest, best}:
+        for old in {*paths, *self._unfinished()} - {*newest, best}:
             _remove(old)
         if best in paths and best not in newest:
             self._leave_alone(best)
         needed = {file for path in newest for file in self._neighbors_of(path)}
         drop_unneeded(self.neighbors, needed)
+
+    def _unfinished(self) -> list[Path]:
+        """What a kill has left of checkpoints: files of theirs without sums, or cut off while they were written."""
+        found = []
+        for path in self.folder.glob("*epoch_*"):
+            name = path.name.removeprefix(".").removesuffix(".partial")
+            if name.endswith((".pt", ".sha256")) and NAME.fullmatch(name.partition(".")[0]):
+                whole = not path.name.startswith(".") and path.with_suffix(".sha256").exists()
+                found += [] if whole else [path]
+        return found
 
     def _leave_alone(self, best: Path) -> None:
         """Let the sums of the best checkpoint name it alone: a run goes on from the newest ones, and not from it."""
@@ -122,6 +132,7 @@ class CheckpointStore:
             return
         if run.epoch == self._last:
             save_encoder(run.method.encoder.model, run.config, self.model_file)
+        self._tidy(self.path(self.best_epoch(run.history)))
         for remark in remarks:
             warn(remark)
 
@@ -271,8 +282,8 @@ def _put_aside(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    path.with_suffix(".sha256").unlink(missing_ok=True)  # first: without it there is no checkpoint
-    path.unlink(missing_ok=True)
+    for file in (path.with_suffix(".sha256"), path):  # in this order: without sums there is no checkpoint
+        file.unlink(missing_ok=True)
 
 
 def save_encoder(model: nn.Module, config: RunConfig, path: Path) -> None:

@@ -17,7 +17,7 @@ from ssl_core.training.health import Broken
 if TYPE_CHECKING:
     from ssl_core.training.loop import Pretraining
 
-LAYOUT = 2  # of a state: which weights it has, by which names
+LAYOUT = 3  # of a state: what it holds, and by which names
 
 
 @dataclass
@@ -77,10 +77,10 @@ def restore(run: "Pretraining", state: dict[str, Any]) -> list[str]:
     """
     if state.get("layout") != LAYOUT:
         raise InputError(
-            "this checkpoint was written by a former version of Strata, whose weights had other names; go on with "
-            "that version, or start anew"
+            "this checkpoint was written by a former version of Strata, and holds other things by other names; go on "
+            "with that version, or start anew"
         )
-    _check_same(run.config, state.get("config"))
+    _check_same(run.config, state["config"])
     run.epoch = state["epoch"]
     run.history = [dict(record) for record in state["history"]]
     run.broken.known = {(split, index) for split, index in state["broken"]}
@@ -88,7 +88,9 @@ def restore(run: "Pretraining", state: dict[str, Any]) -> list[str]:
         run.parallel.load(run.train_step.optimizer, state)
     except (RuntimeError, ValueError, KeyError) as error:
         why = str(error).strip().splitlines()[0]
-        raise InputError(f"this checkpoint is of a run with another network or optimizer: {why}") from error
+        raise InputError(
+            f"this checkpoint's weights do not fit, though its settings do (another version of timm?): {why}"
+        ) from error
     workers, before = distributed.world_size(), state["workers"]
     if state["running"]:
         run.running, run.broken.met = _unpack(state["running"], run.device)
@@ -102,14 +104,12 @@ def restore(run: "Pretraining", state: dict[str, Any]) -> list[str]:
     ]
 
 
-def _check_same(config: RunConfig, saved: dict[str, Any] | None) -> None:
+def _check_same(config: RunConfig, saved: dict[str, Any]) -> None:
     """Whether a state is of a run with these settings, but for those that may change.
 
     Raises:
         InputError: it is not, and which differ.
     """
-    if saved is None:
-        return
     changed = differences(RunConfig.model_validate(saved), config)
     wrong = {key: (was, now) for key, (was, now, fact) in changed.items() if not (fact.resumes or fact.in_mid_run)}
     if wrong:

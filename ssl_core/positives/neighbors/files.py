@@ -53,18 +53,28 @@ def written_files(folder: Path) -> Iterator[Path]:
     """What an index has written there, and what is left of a write that was cut off: by name, nothing through links."""
     if _is_link(folder) or not folder.is_dir():
         return
-    for path in list(folder.iterdir()):
-        if _is_named(path, _LISTS):
-            yield path
-        elif (kind := re.fullmatch(r"(cache|steps)_\d{4,}", path.name)) and not _is_link(path) and path.is_dir():
-            yield from (part for part in list(path.iterdir()) if _is_named(part, _PARTS[kind[1]]))
+    yield from (path for path in list(folder.iterdir()) if _is_named(path, _LISTS))
+    for parts in _folders(folder):
+        pattern = _PARTS[parts.name.partition("_")[0]]
+        yield from (part for part in list(parts.iterdir()) if _is_named(part, pattern))
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Those of caches and steps."""
+    if _is_link(folder) or not folder.is_dir():
+        return []
+    named = (path for path in folder.iterdir() if re.fullmatch(r"(cache|steps)_\d{4,}", path.name))
+    return [path for path in named if path.is_dir() and not _is_link(path)]
 
 
 def drop_unneeded(folder: Path, needed: Collection[Path]) -> None:
-    """Remove what an index has written there beside what is `needed`."""
+    """Remove what an index has written there beside what is `needed`, and folders that are left empty."""
     for path in written_files(folder):
         if path not in needed:
             remove(path)
+    for path in _folders(folder):
+        if is_local(path) and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _is_named(path: Path, pattern: str) -> bool:
