@@ -46,7 +46,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     from ssl_core.positives.base import remarks
 
     images = open_images(run.config.data)
-    for remark in remarks(run.config):
+    for remark in (*images.remarks, *remarks(run.config)):
         warn(console, remark)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
     with interruptible(), ThreadPoolExecutor(1) as pool:

@@ -197,9 +197,11 @@ class Positives:
             return {"positives/bootstrap_ratio": 0.0}
         drawn = np.flatnonzero(partners != np.arange(self.num_images, dtype=partners.dtype))
         figures = {"positives/bootstrap_ratio": len(drawn) / self.num_images}
-        if self.labels is not None and len(drawn):
-            same = self.labels[drawn] == self.labels[partners[drawn]]
-            figures["positives/same_class"] = float(same.mean())
+        if self.labels is not None:
+            known = drawn[(self.labels[drawn] >= 0) & (self.labels[partners[drawn]] >= 0)]
+            if len(known):
+                same = self.labels[known] == self.labels[partners[known]]
+                figures["positives/same_class"] = float(same.mean())
         return figures
 
 
@@ -208,16 +210,20 @@ class LabelPositives(Positives):
 
     def __init__(self, config: RunConfig, images: Images):
         super().__init__(config, images)
-        self._by_class = np.argsort(self.labels, kind="stable")
-        self._sizes = np.bincount(self.labels)
+        labels = np.array(self.labels)
+        bare = labels < 0  # each is a class of its own: its partner is itself
+        labels[bare] = labels.max() + 1 + np.arange(bare.sum())
+        self._class_of = labels
+        self._by_class = np.argsort(labels, kind="stable")
+        self._sizes = np.bincount(labels)
         self._starts = np.cumsum(self._sizes) - self._sizes
 
     def partners(self, epoch: int) -> np.ndarray:
         share = self.config.positives.label_share * (epoch - 1) / max(self.config.optim.epochs - 1, 1)
         generator = np.random.default_rng(derive_seed(Use.PARTNERS, self.config.seed, epoch))
         chosen, place = generator.random((2, self.num_images))
-        within = (place * self._sizes[self.labels]).astype(np.int64)
-        same = self._by_class[self._starts[self.labels] + within]
+        within = (place * self._sizes[self._class_of]).astype(np.int64)
+        same = self._by_class[self._starts[self._class_of] + within]
         return np.where(chosen < share, same, np.arange(self.num_images)).astype(np.int32)
 
     def figures(self, epoch: int) -> dict[str, float]:
@@ -251,7 +257,7 @@ class NeighborPositives(Positives):
         if self.labels is not None:
             for place in range(2):
                 near = self._found.nearest[:, place]
-                there = near >= 0
+                there = (near >= 0) & (self.labels >= 0) & (self.labels[near] >= 0)
                 if there.any():
                     right = self.labels[near[there]] == self.labels[there]
                     figures[f"positives/nn_top{place + 1}"] = float(right.mean())

@@ -127,6 +127,8 @@ def test_collapse_is_named_and_a_healthy_layer_is_not():
         metrics = {"std/last": geometry.feature_std(features), "rankme/last": geometry.rankme(features)}
         sentence = collapse(metrics)
         assert sentence is None if words is None else words in sentence
+        assert collapse(metrics, images=10) == sentence
+        assert collapse(metrics, images=9) is None
     assert collapse({}) is None
 
 
