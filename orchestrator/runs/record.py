@@ -47,7 +47,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     from ssl_core.positives.checks import remarks
 
     images = open_images(run.config.data)
-    for remark in remarks(run.config):
+    for remark in (*images.remarks, *remarks(run.config)):
         warn(console, remark)
     check_store(run.config.tracking, run.output)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.

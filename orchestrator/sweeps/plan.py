@@ -196,7 +196,7 @@ def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
         if (mode == "max") != found.higher:
             better = "higher" if found.higher else "lower"
             remarks[f"mode={mode}: {better} {metric} is better, and this looks for the opposite"] = None
-    for remark in remarks_on(config):
+    for remark in (*images.remarks, *remarks_on(config)):
         remarks[remark] = None
     if sweep.config.scheduler.grace > config.optim.epochs:
         raise InputError(

@@ -6,7 +6,8 @@ the number of workers and loader processes, and resuming needs no generator's st
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ssl_core import distributed
 from ssl_core.batch import Batch
 from ssl_core.data.masks import Grid, Mask, MaskDrawer, stack
-from ssl_core.data.sources.base import BROKEN, Source
-from ssl_core.data.views import centre_view, local_view, random_view, to_channels, to_tensor
+from ssl_core.data.sources.base import BrokenImage, Source, read_image
+from ssl_core.data.views import CentreView, local_view, random_view, to_channels, to_tensor
 from ssl_core.errors import DataError
+from ssl_core.schema.objectives import BlockMaskConfig, RandomMaskConfig
 from ssl_core.schema.run import RunConfig
 from ssl_core.schema.views import ViewsConfig
 from ssl_core.seeds import Use, derive_seed
@@ -32,12 +34,12 @@ class Key(NamedTuple):
     """What is asked of a data set.
 
     Attributes:
-        index, partner: the image, and the one that its second view is of.
+        image, partner: the image, and the one that its second view is of.
         batch: number of the batch in its epoch.
     """
 
     epoch: int
-    index: int
+    image: int
     partner: int
     batch: int = 0
 
@@ -65,18 +67,25 @@ def read_or_replace(source: Source, index: int, channels: int) -> tuple[Image.Im
     """The image at `index`, or the next one that can be decoded; the index used; the broken ones passed over.
 
     Raises:
-        DataError: too many broken images in a row.
+        DataError: too many broken images in a row, or one that the system does not let be read.
     """
     broken: list[int] = []
     error: Exception | None = None
     for step in range(min(MAX_BROKEN_RUN, len(source))):
         at = (index + step) % len(source)
         try:
-            return to_channels(source.read(at), channels), at, broken
-        except BROKEN as e:
+            return read_image(source, at, partial(to_channels, channels=channels)), at, broken
+        except BrokenImage as e:
             error = error or e
             broken.append(at)
     raise DataError(f"{len(broken)} images in a row cannot be decoded, from {source.where(index)}: {error}")
+
+
+class Hiding(Protocol):
+    """The section of an objective that hides patches."""
+
+    name: str
+    mask: BlockMaskConfig | RandomMaskConfig
 
 
 class TrainImages(Dataset):
@@ -97,14 +106,14 @@ class TrainImages(Dataset):
     ):
         self.source, self.channels, self.seed, self.masks = source, channels, seed, masks or {}
         self.views = [random_view(views, view, image_size, channels) for view in range(count)]
-        self.local_view = local_view(views, image_size, channels) if views.local_crops else None
+        self.local_view = local_view(views, views.local_crops, image_size, channels) if views.local_crops else None
         self.local_count = views.local_crops.count if views.local_crops else 0
 
     def __getitem__(self, item: tuple[int, ...]) -> Item:
         key = Key(*item)
-        image, used, broken = read_or_replace(self.source, key.index, self.channels)
+        image, used, broken = read_or_replace(self.source, key.image, self.channels)
         other, partner = image, used
-        if key.partner != key.index:
+        if key.partner != key.image:
             other, partner, more = read_or_replace(self.source, key.partner, self.channels)
             broken += more
         state = torch.get_rng_state()  # in a loader process of its own, or in the training process
@@ -123,7 +132,7 @@ class EvalImages(Dataset):
 
     def __init__(self, source: Source, image_size: int, channels: int):
         self.source, self.channels = source, channels
-        self.view = centre_view(image_size)
+        self.view = CentreView(image_size)
 
     def __getitem__(self, index: int) -> Item:
         image, index, broken = read_or_replace(self.source, index, self.channels)
@@ -205,7 +214,10 @@ def train_images(source: Source, config: RunConfig, grid: Grid | None = None) ->
         grid: patches of an image, where some objective hides any.
     """
     backbone, views = config.backbone, config.views_per_image
-    masks = {objective.name: MaskDrawer(objective.mask, grid, config.seed) for objective in config.hides}
+    masks = {}
+    for objective in cast("list[Hiding]", config.hides):
+        assert grid is not None, "the patches that are hidden"
+        masks[objective.name] = MaskDrawer(objective.mask, grid, config.seed)
     return TrainImages(source, config.views, backbone.image_size, backbone.channels, config.seed, views, masks)
 
 

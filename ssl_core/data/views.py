@@ -4,30 +4,62 @@ torchvision's v2 transforms on PIL images, which for single images are faster th
 Pillow's own, as in the published code. Randomness comes from torch's global generator.
 """
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ssl_core.schema.views import ViewsConfig
+from ssl_core.schema.views import LocalCropsConfig, ViewsConfig
 
 CROP_SHARE = 0.875  # evaluation: 256 → 224, at any size
+OVERSHOOT = 1.25  # of a float image's white: how far beyond it values may lie
+PIXELS_AT_ONCE = 1 << 20  # of a deep image, while it becomes one of 8 bits
+THIN = 16  # from this ratio of its sides on an image is cropped before it is resized
 NOMINAL_SIZE = 224  # the image size that blur's sigma is given for
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Grey, RGBA, palette, CMYK and 16-bit images alike → 8-bit, with 1 or 3 channels."""
+    """Grey, RGBA, palette, CMYK, 16-bit and float images alike → 8-bit, with 1 or 3 channels."""
     if image.mode.startswith(("I", "F")):
-        pixels = np.asarray(image).astype(np.float64)
-        scale = 255.0 if image.mode == "F" and pixels.max(initial=0.0) <= 1.0 else 1.0 / 257.0
-        if image.mode in ("I", "F") and scale != 255.0 and pixels.max(initial=0.0) <= 255.0:
-            scale = 1.0
-        image = Image.fromarray(np.clip(pixels * scale, 0, 255).round().astype(np.uint8))
+        image = _to_8_bits(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("L" if channels == 1 else "RGB")
+    wanted = "L" if channels == 1 else "RGB"
+    return image if image.mode == wanted else image.convert(wanted)  # a copy of a large image is large
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey images of integers (0 … 65535, whatever their width) or floats → 8 bits; what lies beyond is clipped.
+
+    Raises:
+        ValueError: no pixel has a finite value.
+    """
+    pixels = np.asarray(image)
+    low, high = _range(pixels) if image.mode == "F" else (0.0, 65535.0)
+    found = np.empty(pixels.shape, np.uint8)
+    rows = max(1, PIXELS_AT_ONCE // max(pixels.shape[1], 1))
+    for top in range(0, len(pixels), rows):
+        x = (pixels[top : top + rows].astype(np.float64) - low) * (255.0 / (high - low))
+        found[top : top + rows] = np.nan_to_num(x, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round()
+    return Image.fromarray(found)
+
+
+def _range(pixels: np.ndarray) -> tuple[float, float]:
+    """Black and white of a float image: of the usual ranges the smallest that holds its finite values, or nearly so.
+
+    Resampling takes values a little out of their range.
+    """
+    finite = pixels[np.isfinite(pixels)]
+    if not len(finite):
+        raise ValueError("no pixel has a finite value")
+    lowest, highest = float(finite.min()), float(finite.max())
+    if highest <= OVERSHOOT and -OVERSHOOT <= lowest < 1.0 - OVERSHOOT:
+        return -1.0, 1.0
+    return 0.0, next((white for white in (1.0, 255.0) if highest <= white * OVERSHOOT), 65535.0)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -77,9 +109,8 @@ def random_view(config: ViewsConfig, view: int, image_size: int, channels: int) 
     return _augmentation(config, image_size, image_size, config.crop_scale[view], channels, **probabilities)
 
 
-def local_view(config: ViewsConfig, image_size: int, channels: int) -> v2.Compose:
+def local_view(config: ViewsConfig, local: LocalCropsConfig, image_size: int, channels: int) -> v2.Compose:
     """The augmentation of a local crop (multi-crop): as view 1's, but smaller, blurred as often as it says."""
-    local = config.local_crops
     probabilities = {name: getattr(config, name)[0] for name in ("jitter", "grey", "flip")}
     return _augmentation(config, image_size, local.size, local.scale, channels, blur=local.blur, **probabilities)
 
@@ -113,6 +144,34 @@ def _augmentation(
     return v2.Compose([transform for wanted, transform in steps if wanted])
 
 
-def centre_view(image_size: int) -> v2.Compose:
-    """Resize and centre crop, for evaluation."""
-    return v2.Compose([v2.Resize(round(image_size / CROP_SHARE)), v2.CenterCrop(image_size)])
+class CentreView:
+    """Resize and centre crop, for evaluation: PIL image → PIL image of `size`."""
+
+    def __init__(self, size: int):
+        self.size, self.short = size, round(size / CROP_SHARE)
+        self.usual = v2.Compose([v2.Resize(self.short), v2.CenterCrop(size)])
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        if max(image.size) <= THIN * min(image.size):
+            return self.usual(image)
+        return self._of_thin(image)
+
+    def _of_thin(self, image: Image.Image) -> Image.Image:
+        """The same, but what is cut off is not made larger first: of 1 × 40,000 pixels that would take gigabytes."""
+        spans = [_kept(side, int(self.short * side / min(image.size)), self.size) for side in image.size]
+        (left, right, x0, x1), (top, bottom, y0, y1) = spans
+        near = image.crop((left, top, right, bottom))
+        return near.resize((self.size, self.size), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+
+
+def _kept(length: int, resized: int, size: int) -> tuple[int, int, float, float]:
+    """What a centre crop of `size` out of `resized` keeps of an image's `length`.
+
+    Returns:
+        First and last pixel with all that bilinear resampling looks at, and the kept span, counted from the first.
+    """
+    scale, first = length / resized, round((resized - size) / 2)
+    low, high = first * scale, (first + size) * scale
+    margin = math.ceil(max(scale, 1.0)) + 1
+    start, end = max(0, math.floor(low) - margin), min(length, math.ceil(high) + margin)
+    return start, end, low - start, min(high - start, end - start)

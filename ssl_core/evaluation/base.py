@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ssl_core import distributed
 from ssl_core.data.sources.base import Images, Source
 from ssl_core.errors import InputError
-from ssl_core.evaluation.features import Context, own_images
+from ssl_core.evaluation.features import Context, Layers, own_images
 from ssl_core.schema.evaluation import EvaluatorConfig, KnnConfig, LinearConfig
 from ssl_core.schema.run import RunConfig
 
@@ -45,10 +46,8 @@ class Classifies(Evaluator[Classifier]):
         super().__init__(config, context)
         train, val = context.images.train, context.images.val
         assert val is not None and val.labels is not None and train.labels is not None, "only such are due"  # noqa: PT018
-        bank_ids, self.bank = context.features("train", config.max_train)
-        query_ids, self.queries = context.features("val", config.max_val)
-        self.bank_labels = torch.from_numpy(train.labels[bank_ids])
-        self.labels = torch.from_numpy(val.labels[query_ids])
+        self.bank, self.bank_labels = _labelled(*context.features("train", config.max_train, labelled=True), train)
+        self.queries, self.labels = _labelled(*context.features("val", config.max_val, labelled=True), val)
         self.classes = len(train.classes)
 
     def accuracy(self, layer: int, predict: Callable[..., Tensor], *options: Any) -> float:
@@ -57,6 +56,16 @@ class Classifies(Evaluator[Classifier]):
         data = (x.to(device) for x in (self.queries[layer], self.bank[layer], self.bank_labels))
         predictions = predict(*data, self.classes, *options).cpu()
         return (predictions == self.labels).float().mean().item()
+
+
+def _labelled(ids: np.ndarray, layers: Layers, source: Source) -> tuple[Layers, Tensor]:
+    """Features of the images that have a label, and their labels: an image in place of a broken one may have none."""
+    assert source.labels is not None
+    labels = torch.from_numpy(source.labels[ids])
+    there = labels >= 0
+    if bool(there.all()):
+        return layers, labels
+    return {layer: x[there] for layer, x in layers.items()}, labels[there]
 
 
 def evaluate(evaluators: list[EvaluatorConfig], context: Context) -> dict[str, float]:

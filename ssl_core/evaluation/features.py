@@ -51,16 +51,24 @@ class Context:
         """The layers (from 0) that this rank measures."""
         return [layer for layer in range(self.depth) if owner_of(layer) == distributed.rank()]
 
-    def features(self, split: str, limit: int) -> tuple[np.ndarray, Layers]:
-        """At most `limit` images of a split, always the same ones: their indices (N,), and features."""
+    def features(self, split: str, limit: int, labelled: bool = False) -> tuple[np.ndarray, Layers]:
+        """At most `limit` images of a split, always the same ones: their indices (N,), and features.
+
+        Args:
+            labelled: of those that have a label.
+        """
         source = getattr(self.images, split)
-        count = min(limit, len(source))
-        if split not in self._cache or len(self._cache[split][0]) < count:
+        chosen = _pick(len(source), len(source) if labelled else limit)
+        kept = "" if not labelled or (source.labels >= 0).all() else " labelled"
+        chosen = (chosen[source.labels[chosen] >= 0] if kept else chosen)[:limit]
+        kind = f"{split}{kept}"
+        if kind not in self._cache or len(self._cache[kind][0]) < len(chosen):
             backbone = self.config.backbone
             dataset = EvalImages(source, backbone.image_size, backbone.channels)
-            used, layers = self._extract(split, dataset, _pick(len(source), count).tolist())
-            self._cache[split] = used, {layer: x[0] for layer, x in layers.items()}
-        used, layers = self._cache[split]
+            used, layers = self._extract(split, dataset, chosen.tolist())
+            self._cache[kind] = used, {layer: x[0] for layer, x in layers.items()}
+        used, layers = self._cache[kind]
+        count = len(chosen)
         return used[:count], {layer: x[:count] for layer, x in layers.items()}
 
     def pairs(self, split: str, limit: int) -> Layers:

@@ -1,6 +1,7 @@
 """Pictures of a run: what it did to the loss, to every layer, and how far it came."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -11,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssl_core.data.sources.base import BROKEN, Source
+from ssl_core.data.sources.base import BrokenImage, Source, read_image
 from ssl_core.data.views import to_channels
-from ssl_core.errors import InputError
+from ssl_core.errors import DataError, InputError
 from ssl_core.evaluation.metrics import by_layer, known, layers_of
 from ssl_core.files import write_atomically
 
@@ -169,11 +170,19 @@ def neighbor_picture(
             _tile(axis, source, near)
             axis.set_title(f"{'itself' if near == query else f'image {near}'}\n{probability:.2f}", fontsize=7)
             axis.barh(0.03, probability, 0.06, color="tab:green", align="center", transform=axis.transAxes)
-            if source.labels is not None and source.labels[near] != source.labels[query]:
+            if _differ(source, near, query):
                 frame = {"fill": False, "edgecolor": "tab:red", "linewidth": 3, "transform": axis.transAxes}
                 axis.add_patch(plt.Rectangle((0, 0), 1, 1, **frame))
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def _differ(source: Source, first: int, second: int) -> bool:
+    """Whether two images are known to be of two classes."""
+    if source.labels is None:
+        return False
+    labels = source.labels[[first, second]]
+    return bool(labels.min() >= 0 and labels[0] != labels[1])
 
 
 def mask_picture(columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray], title: str) -> Figure:
@@ -207,8 +216,8 @@ def mask_picture(columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndar
 
 def _tile(axis: Axes, source: Source, index: int) -> None:
     try:
-        image = to_channels(source.read(int(index)), 3)
-    except BROKEN:
+        image = read_image(source, int(index), partial(to_channels, channels=3))
+    except (BrokenImage, DataError):
         axis.text(0.5, 0.5, "broken", ha="center", va="center", transform=axis.transAxes)
         return
     image.thumbnail((TILE, TILE))

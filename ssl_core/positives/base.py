@@ -55,9 +55,11 @@ class Positives:
             return {"positives/bootstrap_ratio": 0.0}
         drawn = np.flatnonzero(partners != np.arange(self.num_images, dtype=partners.dtype))
         figures = {"positives/bootstrap_ratio": len(drawn) / self.num_images}
-        if self.labels is not None and len(drawn):
-            same = self.labels[drawn] == self.labels[partners[drawn]]
-            figures["positives/same_class"] = float(same.mean())
+        if self.labels is not None:
+            known = drawn[(self.labels[drawn] >= 0) & (self.labels[partners[drawn]] >= 0)]
+            if len(known):
+                same = self.labels[known] == self.labels[partners[known]]
+                figures["positives/same_class"] = float(same.mean())
         return figures
 
 

@@ -75,7 +75,8 @@ class BrokenImages:
 def warnings(record: Mapping[str, float], broken: BrokenImages, new: list[Broken]) -> list[str]:
     """What somebody should know of an epoch that has ended, with what `broken` met in it for the first time."""
     found = [broken.describe(new)] if new else []
-    if record["epoch"] and (collapsed := collapse(dict(record))):
+    measured = broken.images.train if broken.images.val is None else broken.images.val
+    if record["epoch"] and (collapsed := collapse(dict(record), images=len(measured))):
         found.append(f"epoch {record['epoch']:.0f}: {collapsed}")
     return found
 

@@ -5,22 +5,30 @@ opened by the function that a package gives at the entry point `strata.sources` 
 and the split (`train` or `val`) and returns a `Source`.
 """
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 
-from ssl_core.data.sources.base import BROKEN, Images, Source, Subset
+from ssl_core.data.sources.base import BrokenImage, Images, Source, Subset, read_image
 from ssl_core.data.sources.bundled import DIGITS, bundled
-from ssl_core.data.sources.folder import FolderSource
+from ssl_core.data.sources.decode import suffixes
+from ssl_core.data.sources.folder import FolderSource, left_out
 from ssl_core.data.sources.parquet import ParquetSource
-from ssl_core.errors import InputError
+from ssl_core.data.sources.walk import files_below, is_hidden
+from ssl_core.errors import DataError, InputError
 from ssl_core.files import as_path, is_local
 from ssl_core.schema.data import DataConfig, scheme_of
 
 GROUP = "strata.sources"
 PROBES = 32  # images decoded before work starts, to see that they are images at all
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+"""Pillow's modes of images with more than 8 bits a pixel."""
+DEEP_PROBES = 8
+DARK_BITS = 12
+PARQUET = ".parquet"
 LIMIT_SEED = 0  # `data.limit` picks the same images whatever the run's seed
 
 
@@ -33,27 +41,50 @@ def open_images(config: DataConfig) -> Images:
     train = _open(config.train, "train", config)
     # The digits bring their own validation split.
     val_path = DIGITS if config.val is None and config.train == DIGITS else config.val
-    val = None if val_path is None else _open(val_path, "val", config)
-    if val is not None and val.labels is not None and train.labels is not None:
-        unknown = sorted(set(val.classes) - set(train.classes))
-        if unknown:
-            names = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-            raise InputError(
-                f"data.val: {len(unknown)} labels that data.train lacks ({names}); "
-                "k-NN could never be right on them. If they are no classes, set data.labels=none"
-            )
-        number = {name: label for label, name in enumerate(train.classes)}
-        val.labels = np.array([number[name] for name in val.classes], np.int64)[val.labels]
-        val.classes = train.classes
+    val = None if val_path is None else _open(val_path, "val", config, known=train.classes)
+    remarks = [f"data.train: {remark}" for remark in train.remarks]
+    if val is not None:
+        remarks += [f"data.val: {remark}" for remark in val.remarks]
+        if val.labels is not None and train.labels is not None:
+            _number_as(val, train.classes)
+        elif val.labels is not None or train.labels is not None:
+            bare, other = ("val", "train") if val.labels is None else ("train", "val")
+            remarks.append(f"data.{bare}: no labels, and data.{other} has some: nothing is measured by labels")
     if config.limit is not None and config.limit < len(train):
         chosen = np.random.default_rng(LIMIT_SEED).choice(len(train), config.limit, replace=False)
         train = Subset(train, np.sort(chosen))
-    return Images(train, val)
+    return Images(train, val, tuple(remarks))
 
 
-def _open(paths: str | Sequence[str], key: str, config: DataConfig) -> Source:
+def _number_as(val: Source, classes: Sequence[str]) -> None:
+    """Give the classes of `val` the numbers that they have in `train`.
+
+    Raises:
+        InputError: it has classes that are not among them.
+    """
+    assert val.labels is not None
+    unknown = sorted(set(val.classes) - set(classes))
+    if unknown:
+        names = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        raise InputError(
+            f"data.val: {len(unknown)} labels that data.train lacks ({names}); "
+            "k-NN could never be right on them. If they are no classes, set data.labels=none"
+        )
+    number = {name: label for label, name in enumerate(classes)}
+    numbers = np.array([number[name] for name in val.classes], np.int64)
+    val.labels = np.where(val.labels < 0, val.labels, numbers[val.labels])
+    val.classes = classes
+
+
+def _open(paths: str | Sequence[str], key: str, config: DataConfig, known: Sequence[str] = ()) -> Source:
+    """A set of images, some of which can be decoded at least.
+
+    Args:
+        key: `train` or `val`.
+        known: classes that a single folder may be one of.
+    """
     named = scheme_of(paths) if isinstance(paths, str) else None
-    source = _open_files(paths, key, config) if named is None else _open_named(*named, key)
+    source = _open_files(paths, key, config, known) if named is None else _open_named(*named, key)
     if config.labels == "none":
         source.labels, source.classes = None, ()
     return source
@@ -67,39 +98,102 @@ def _open_named(scheme: str, name: str, key: str) -> Source:
     if scheme not in found:
         there = ", ".join(f"{known}:" for known in ("bundled", *sorted(found)))
         raise InputError(f"data.{key}: {scheme}:{name}: no source of this name; there are {there}, folders and Parquet")
-    source = found[scheme].load()(name, key)
+    source: Source = found[scheme].load()(name, key)
     _probe(source, key)
     return source
 
 
-def _open_files(paths: str | Sequence[str], key: str, config: DataConfig) -> Source:
+def _open_files(paths: str | Sequence[str], key: str, config: DataConfig, known: Sequence[str]) -> Source:
     roots = [as_path(path) for path in ([paths] if isinstance(paths, str) else paths)]
     for root in roots:
         if not root.exists():
             raise InputError(f"data.{key}: {root} does not exist (looked from {Path.cwd()})")
-    files = [file for root in roots for file in (sorted(root.rglob("*.parquet")) if root.is_dir() else [root])]
-    if files and all(file.suffix == ".parquet" for file in files):
-        source: Source = ParquetSource(files, config.image_column, config.label_column, config.cache_mb << 20)
-    elif len(roots) == 1 and roots[0].is_dir() and is_local(roots[0]):
-        source = FolderSource(roots[0])
+        if not (root.is_dir() or root.is_file()):
+            raise InputError(f"data.{key}: {root} is neither a file nor a folder")
+    is_folder = len(roots) == 1 and is_local(roots[0]) and roots[0].is_dir()
+    names = files_below(roots[0]) if is_folder else []
+    images = [name for name in names if os.path.splitext(name)[1].lower() in suffixes()]
+    source: Source
+    if images:  # Parquet beside images is about them
+        source = FolderSource(roots[0], images, known, labelled=config.labels != "none")
+        if others := left_out(names, suffixes()):
+            source.remarks += (f"left out of {roots[0]}, a folder of images: {others}",)
     else:
-        raise InputError(
-            f"data.{key}: expected one folder of images, or Parquet (of an object store: Parquet alone); "
-            f"got {', '.join(map(str, roots))}"
-        )
-    if not len(source):
-        raise InputError(f"data.{key}: no images in {', '.join(map(str, roots))}")
+        source = _open_parquet(roots, key, config, left_out(names, frozenset()) if is_folder else None)
     _probe(source, key)
     return source
 
 
+def _open_parquet(roots: Sequence[Path], key: str, config: DataConfig, others: str | None) -> ParquetSource:
+    """The Parquet files that are named, and those of folders.
+
+    Args:
+        others: what else there is in a folder that could have had images.
+    """
+    files = [(file, root if root.is_dir() else root.parent) for root in roots for file in _parquet_below(root)]
+    where = ", ".join(map(str, roots))
+    if not files and others is not None:
+        raise InputError(f"data.{key}: no images in {where}" + (f"; there are {others}" if others else ""))
+    if not files or any(file.suffix != PARQUET for file, _ in files):
+        raise InputError(
+            f"data.{key}: expected one folder of images, or Parquet (of an object store: Parquet alone); got {where}"
+        )
+    label_column = None if config.labels == "none" else config.label_column
+    paths, homes = zip(*files, strict=True)
+    source = ParquetSource(paths, config.image_column, label_column, config.cache_mb << 20, homes)
+    if not len(source):
+        raise InputError(f"data.{key}: no images in {where}")
+    return source
+
+
+def _parquet_below(root: Path) -> list[Path]:
+    """The Parquet files of a folder, or the file that is named itself."""
+    if not root.is_dir():
+        return [root]
+    if is_local(root):
+        return sorted(root / name for name in files_below(root) if name.endswith(PARQUET))
+    found = [file for file in root.rglob(f"*{PARQUET}") if not any(map(is_hidden, file.relative_to(root).parts))]
+    folders = {folder for file in found for folder in file.parents}
+    return sorted(file for file in found if file not in folders)
+
+
 def _probe(source: Source, key: str) -> None:
-    """See that at least one of a few images spread over the set can be decoded."""
-    error: Exception | None = None
-    for index in np.linspace(0, len(source) - 1, min(PROBES, len(source))).astype(int):
+    """See that at least one of a few images spread over the set can be decoded, and what range those have.
+
+    Raises:
+        InputError: none can, or one cannot be read.
+    """
+    error: BrokenImage | None = None
+    spread = [int(index) for index in np.linspace(0, len(source) - 1, min(PROBES, len(source)))]
+    for place, index in enumerate(spread):
         try:
-            source.read(int(index))
-            return
-        except BROKEN as e:
+            image = read_image(source, index)
+        except BrokenImage as e:
             error = error or e
-    raise InputError(f"data.{key}: none of {min(PROBES, len(source))} images tried can be decoded: {error}")
+        except DataError as e:
+            raise InputError(f"data.{key}: {e}") from e
+        else:
+            if image.mode in DEEP:
+                source.remarks += _darkness(source, spread[place:])
+            return
+    raise InputError(f"data.{key}: none of {len(spread)} images tried can be decoded: {error}")
+
+
+def _darkness(source: Source, indices: Sequence[int]) -> tuple[str, ...]:
+    """A remark, where images of 16 bits use so few of them that they come out all but black."""
+    brightest = 0
+    for index in indices[:DEEP_PROBES]:
+        try:
+            image = read_image(source, index)
+        except (BrokenImage, DataError):
+            continue
+        if image.mode not in DEEP:
+            return ()
+        brightest = max(brightest, int(np.asarray(image).max(initial=0)))
+    bits = brightest.bit_length()
+    if bits > DARK_BITS:
+        return ()
+    return (
+        f"images of 16 bits, and the brightest pixel tried is {brightest} of 65535 ({bits} bits): they are seen as all "
+        "but black; stretch them to the whole range",
+    )

@@ -40,7 +40,7 @@ class NeighborPositives(Positives):
         if self.labels is not None:
             for place in range(2):
                 near = self._found.nearest[:, place]
-                there = near >= 0
+                there = (near >= 0) & (self.labels >= 0) & (self.labels[near] >= 0)
                 if there.any():
                     right = self.labels[near[there]] == self.labels[there]
                     figures[f"positives/nn_top{place + 1}"] = float(right.mean())

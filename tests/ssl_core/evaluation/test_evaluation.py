@@ -12,8 +12,9 @@ from torch import Tensor
 from ssl_core import search
 from ssl_core.data.sources import open_images
 from ssl_core.evaluation import geometry
-from ssl_core.evaluation.base import due
+from ssl_core.evaluation.base import Classifies, due
 from ssl_core.evaluation.collapse import collapse
+from ssl_core.evaluation.features import Context
 from ssl_core.evaluation.knn import knn_predict
 from ssl_core.evaluation.linear import linear_predict
 from ssl_core.schema.run import RunConfig
@@ -127,6 +128,8 @@ def test_collapse_is_named_and_a_healthy_layer_is_not():
         metrics = {"std/last": geometry.feature_std(features), "rankme/last": geometry.rankme(features)}
         sentence = collapse(metrics)
         assert sentence is None if words is None else words in sentence
+        assert collapse(metrics, images=10) == sentence
+        assert collapse(metrics, images=9) is None
     assert collapse({}) is None
 
 
@@ -170,6 +173,20 @@ def test_evaluators_are_due_at_their_epochs_and_at_both_ends():
     unlabelled = open_images(config.data.model_copy(update={"labels": "none"}))
     unlabelled.train.labels = None
     assert [e.kind for e in due(config, unlabelled, 4)] == ["geometry"]
+
+
+def test_images_without_a_label_are_neither_asked_for_nor_answers():
+    config = evaluation_config(max_train=20, max_val=20)
+    images = open_images(config.data)
+    images.train.labels[::3] = -1
+    images.val.labels[: len(images.val) // 2] = -1
+    run = Pretraining(config, images, loaders=0)
+    context = Context(run.method.layer_features, 3, images, config, torch.device("cpu"), 0)
+    knn = Classifies(config.evaluation[0], context)
+    assert (len(knn.bank[0]), len(knn.queries[0])) == (20, 20)
+    assert knn.bank_labels.min() >= 0
+    assert knn.labels.min() >= 0
+    assert len(context.features("train", 20)[0]) == 20, "others see all images"
 
 
 def test_measuring_changes_nothing_of_the_run():

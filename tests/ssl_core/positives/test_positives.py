@@ -77,6 +77,17 @@ def test_every_combination_trains(kind: str, framework: str, distilled: bool):
     assert -1 <= second["positives/self_similarity"] <= 1
 
 
+def test_an_image_without_a_label_has_no_partner():
+    config = config_for("labels", positives={"label_share": 1.0}, optim={"epochs": 2})
+    images = open_images(config.data)
+    images.train.labels[::2] = -1
+    source = positives.build(config, images, 8, torch.device("cpu"))
+    partners = source.partners(2)
+    assert (partners[::2] == np.arange(len(partners))[::2]).all()
+    assert (images.train.labels[partners] == images.train.labels).all()
+    assert source.figures(2)["positives/same_class"] == 1
+
+
 def test_labels_rise_to_their_share():
     config = config_for("labels", positives={"label_share": 0.6}, optim={"epochs": 5}, data={"limit": 2000})
     images = open_images(config.data)
