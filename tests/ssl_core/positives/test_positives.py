@@ -114,7 +114,7 @@ def test_the_second_view_is_of_the_partner():
 
     loader.batch_sampler.partners = np.roll(np.arange(len(source)), 1).astype(np.int32)
     (first, *_) = next(iter(loader.batch_sampler))
-    assert first.partner == (first.index - 1) % len(source)
+    assert first.partner == (first.image - 1) % len(source)
 
 
 def test_the_mean_of_both_views_is_of_one_image_alone():
