@@ -21,7 +21,7 @@ from orchestrator.tracking.receipt import RUN_FILE, known_run
 from tests.orchestrator.conftest import assert_session_ends
 from tests.orchestrator.sweeps.small import mlflow_runs, write_sweep
 
-TRIALS, EPOCHS = 5, 10
+TRIALS, EPOCHS = 4, 8
 
 
 def _start(*arguments: str) -> subprocess.Popen:
@@ -68,7 +68,7 @@ def test_a_sweep_stopped_and_killed_goes_on_to_its_end(folders: Path, tmp_path: 
     output = tmp_path / "sweep"
 
     process = _start(str(file), "--output", str(output))
-    _wait(process, output, lambda trials: len(_ended(trials)) >= 1 and any(3 < t.epoch < 8 for t in trials))
+    _wait(process, output, lambda trials: len(_ended(trials)) >= 1 and any(2 < t.epoch < 7 for t in trials))
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
@@ -86,7 +86,7 @@ def test_a_sweep_stopped_and_killed_goes_on_to_its_end(folders: Path, tmp_path: 
     killed = _wait(
         process,
         output,
-        lambda trials: len(_ended(trials)) > finished + 1 and any(not t.ended and 3 < t.epoch < 8 for t in trials),
+        lambda trials: len(_ended(trials)) > finished and any(not t.ended and 2 < t.epoch < 7 for t in trials),
     )
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)

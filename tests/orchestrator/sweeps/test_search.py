@@ -108,7 +108,7 @@ def _damaged(folders: Path, tmp_path: Path) -> str:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_pbt_hands_on_weights_and_settings(workers: int, folders: Path, tmp_path: Path) -> None:
     # Workers start anew after every round, which takes its time.
-    epochs, trains = (4, [_damaged(folders, tmp_path)]) if workers == 1 else (2, [])
+    epochs, trains = (3, [_damaged(folders, tmp_path)]) if workers == 1 else (2, [])
     file = write_sweep(
         tmp_path,
         folders,
