@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.sweeps.importance import Importance, importances
 from orchestrator.sweeps.space import SweepConfig
-from orchestrator.sweeps.trials import Score, Trial, ranking
+from orchestrator.sweeps.trials import Score, Trial, distinct, ranking
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,5 @@ class Findings:
 
     @property
     def measured(self) -> list[Trial]:
-        """Trials that got as far as a first value of the metric."""
-        return [trial for trial in self.trials if trial.value(self.metric) is not None]
+        """Trials that got as far as a first value of the metric, one for each seed of a setting."""
+        return distinct([trial for trial in self.trials if trial.value(self.metric) is not None])

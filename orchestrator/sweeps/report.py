@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -39,8 +38,8 @@ class Report:
         return self._found.best
 
     def value(self, metric: str) -> float:
-        """The best setting's mean of a metric."""
-        return float(np.mean([trial.value(metric) for trial in self.best.trials]))
+        """The best setting's mean of a metric; NaN where nothing was measured."""
+        return float("nan") if self.best is None else self.best.mean_of(metric)
 
     def answer(self) -> list[str]:
         """The best settings, how sure that is, and which settings matter: a sentence each."""

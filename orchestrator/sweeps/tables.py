@@ -1,6 +1,7 @@
 """The tables at a sweep's end: its best settings, or what each value of an ablation does."""
 
-import numpy as np
+import math
+
 from rich.table import Table
 
 from orchestrator.sweeps.answer import form_mean
@@ -21,7 +22,7 @@ def best_table(found: Findings) -> Table:
     for title in (*map(short, found.keys), *found.config.metric, "epoch"):
         table.add_column(title, justify="right")
     for place, score in enumerate(found.scores[:SHOWN], 1):
-        others = [form(m, float(np.mean([t.value(m) for t in score.trials]))) for m in found.config.metric[1:]]
+        others = [_mean_of(score, m) for m in found.config.metric[1:]]
         table.add_row(
             str(place),
             *(cell(score.settings[key]) if key in score.settings else "" for key in found.keys),
@@ -50,6 +51,12 @@ def ablation_table(found: Findings) -> Table:
             paper = f"{known[label(value)]:.1f}" if label(value) in known else ""
             table.add_row("" if number else short(key), cell(value), form_mean(found.metric, score), against, paper)
     return table
+
+
+def _mean_of(score: Score, metric: str) -> str:
+    """Empty where it was not measured."""
+    mean = score.mean_of(metric)
+    return "" if math.isnan(mean) else form(metric, mean)
 
 
 def _against(metric: str, score: Score, base: Score) -> str:

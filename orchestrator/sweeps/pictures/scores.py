@@ -1,7 +1,6 @@
 """The best settings: their curves, their seeds, and how they do in two metrics."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -65,7 +64,7 @@ def draw_pareto(found: Findings) -> Figure | None:
     front = pareto_front(found.scores, metrics, found.config.mode)
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for score in found.scores:
-        x, y = (float(np.mean([t.value(metric) for t in score.trials])) for metric in metrics)
+        x, y = (score.mean_of(metric) for metric in metrics)
         axis.plot(x, y, "o", color="tab:orange" if score in front else "0.7")
         if score in front:
             axis.annotate(describe(score.settings), (x, y), fontsize=6, xytext=(4, 4), textcoords="offset points")
