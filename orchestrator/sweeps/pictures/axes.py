@@ -1,4 +1,4 @@
-"""What the axes of a sweep's pictures say: the metric's unit, and where the values of a setting stand."""
+"""What the axes of a sweep's pictures say: the metric's unit, where the values of a setting stand, their names."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from orchestrator.sweeps.findings import Findings
 from orchestrator.sweeps.space import Dimension, cell, label
 from orchestrator.sweeps.trials import Trial
 from ssl_core.evaluation.metrics import is_share
+
+HEAD, TAIL = 13, 8  # letters of a long name that are kept
+LETTER = 0.62  # its width, of its size
 
 
 def scaled(found: Findings, value: float) -> float:
@@ -35,10 +40,12 @@ class Scale:
     Attributes:
         place: a value's `label` → where; NaN for a value that is not in the list.
         ticks: the values of a list, to be marked; none of a range.
+        categories: whether nothing lies between two of them.
     """
 
     place: Callable[[Any], float]
     ticks: list[Any]
+    categories: bool = False
 
 
 def scale_of(dimension: Dimension) -> Scale:
@@ -46,16 +53,54 @@ def scale_of(dimension: Dimension) -> Scale:
     if dimension.values is None:
         return Scale(float, [])
     ticks: list[Any] = [label(value) for value in dimension.values]
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in ticks):
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in ticks)
+    if numbers:
         ticks.sort()
-    return Scale(lambda value: float(ticks.index(value)) if value in ticks else float("nan"), ticks)
+    return Scale(lambda value: float(ticks.index(value)) if value in ticks else float("nan"), ticks, not numbers)
+
+
+def names_of(values: Sequence[Any]) -> list[str]:
+    """Values in words for an axis: long ones without their middle, if that leaves them different."""
+    names = [cell(value) for value in values]
+    cut = [f"{name[:HEAD]}…{name[-TAIL:]}" if len(name) > HEAD + TAIL + 1 else name for name in names]
+    return cut if len(set(cut)) == len(set(names)) else names
+
+
+def name_ticks(axis: Axes, names: Sequence[str], size: float) -> None:
+    """Mark 0, 1, … across with names, turned where they would run into one another.
+
+    Args:
+        size: of the letters, in points.
+    """
+    room = 72 * axis.get_position().width * axis.figure.get_size_inches()[0] / len(names)  # points for each
+    axis.set_xticks(range(len(names)), names, fontsize=size)
+    if max(map(len, names)) * LETTER * size > room:
+        angle = 30 if room > 2.5 * size else 90  # a line needs that much across to lie beside the next
+        turned: dict[str, Any] = {"ha": "right", "va": "center" if angle == 90 else "top"}
+        axis.tick_params(axis="x", rotation=angle)
+        for text in axis.get_xticklabels():
+            text.set(rotation_mode="anchor", fontsize=min(size, 8), **turned)
+
+
+def scale_logarithmically(axis: Axes, seen: Sequence[float]) -> None:
+    """Across by powers of ten; over less than two of them, marked in between too."""
+    axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter(NullFormatter())  # its numbers run into one another
+    if max(seen) < 100 * min(seen):
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+
+
+def width_beside(texts: Sequence[str], size: float) -> float:
+    """Inches across of a figure whose axes have texts beside them, in letters of so many points."""
+    return max(8.0, 4.5 + LETTER * size / 72 * max(map(len, texts), default=0))
 
 
 def bins(dimension: Dimension, seen: Sequence[Any]) -> tuple[Callable[[Any], int], list[str]]:
     """In which of a few columns a value belongs, and their names."""
     if dimension.values is not None:
         scale = scale_of(dimension)
-        return lambda value: int(scale.place(value)), [cell(tick) for tick in scale.ticks]
+        return lambda value: int(scale.place(value)), names_of(scale.ticks)
     transform = np.log if dimension.logarithmic else np.asarray
     low, high = (float(transform(v)) for v in (min(seen), max(seen)))
     edges = np.linspace(low, high, 5)

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from orchestrator.sweeps.findings import Findings
-from orchestrator.sweeps.pictures.axes import scaled, unit
+from orchestrator.sweeps.pictures.axes import scaled, unit, width_beside
 from orchestrator.sweeps.space import describe
 from orchestrator.sweeps.trials import pareto_front
 
@@ -18,8 +18,9 @@ def draw_curves(found: Findings) -> Figure | None:
     trials = found.measured
     if not trials:
         return None
-    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
     best = {trial.id: place for place, score in enumerate(found.scores[:COLOURED]) for trial in score.trials}
+    names = [f"{place}: {describe(score.settings)}" for place, score in enumerate(found.scores[:COLOURED], 1)]
+    figure, axis = plt.subplots(figsize=(width_beside(names, 7), 4), layout="constrained")
     named: set[int] = set()
     for trial in sorted(trials, key=lambda t: best.get(t.id, COLOURED), reverse=True):
         points = [(r["epoch"], scaled(found, r[found.metric])) for r in trial.records if found.metric in r]
@@ -27,7 +28,7 @@ def draw_curves(found: Findings) -> Figure | None:
         if place is None:
             axis.plot(*zip(*points, strict=True), color="0.85", linewidth=0.8)
             continue
-        text = None if place in named else f"{place + 1}: {describe(found.scores[place].settings)}"
+        text = None if place in named else names[place]
         named.add(place)
         axis.plot(*zip(*points, strict=True), marker=".", color=plt.cm.tab10(place), label=text)
     handles, labels = axis.get_legend_handles_labels()
@@ -43,14 +44,16 @@ def draw_repeats(found: Findings) -> Figure | None:
     if found.config.repeats < 2 or not found.scores:
         return None
     scores = found.scores[:ROWS][::-1]
-    figure, axis = plt.subplots(figsize=(8, 0.9 + 0.3 * len(scores)), layout="constrained")
+    names = [describe(score.settings) for score in scores]
+    size = (width_beside(names, 7), 0.9 + 0.3 * len(scores))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
     for place, score in enumerate(scores):
         seeds = [scaled(found, value) for value in score.values]
         axis.plot(seeds, [place] * len(seeds), "o", color="0.7", markersize=4)
         half = None if score.half_width is None else scaled(found, score.half_width)
         mean = scaled(found, score.mean)
         axis.errorbar(mean, place, xerr=half, fmt="|", color="tab:blue", capsize=3, markersize=10)
-    axis.set_yticks(range(len(scores)), [describe(score.settings) for score in scores], fontsize=7)
+    axis.set_yticks(range(len(scores)), names, fontsize=7)
     axis.set(xlabel=f"{unit(found)}: seeds, mean, 95 % interval")
     axis.spines[["top", "right"]].set_visible(False)
     return figure

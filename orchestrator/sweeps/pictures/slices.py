@@ -6,9 +6,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from orchestrator.sweeps.findings import Findings
-from orchestrator.sweeps.pictures.axes import Scale, scale_of, unit, value_of
+from orchestrator.sweeps.pictures.axes import (
+    Scale,
+    name_ticks,
+    names_of,
+    scale_logarithmically,
+    scale_of,
+    unit,
+    value_of,
+)
 from orchestrator.sweeps.published import CURVES
-from orchestrator.sweeps.space import cell, label
+from orchestrator.sweeps.space import label
 from orchestrator.sweeps.trials import Trial
 
 
@@ -54,9 +62,11 @@ def _draw_slice(axis: Axes, found: Findings, key: str) -> None:
     if dimension.values is not None:
         _draw_means(axis, found, key, trials, scale)
     if dimension.logarithmic:
-        axis.set_xscale("log")
+        scale_logarithmically(axis, [trial.settings[key] for trial in trials])
     if scale.ticks:
-        axis.set_xticks([scale.place(tick) for tick in scale.ticks], [cell(tick) for tick in scale.ticks])
+        name_ticks(axis, names_of(scale.ticks), size=10)
+    if scale.categories:
+        axis.set_xlim(-0.5, len(scale.ticks) - 0.5)
     axis.set(xlabel=key, ylabel=unit(found))
     axis.spines[["top"]].set_visible(False)
     _draw_published(axis, found, key, scale)
@@ -69,7 +79,8 @@ def _draw_means(axis: Axes, found: Findings, key: str, trials: list[Trial], scal
     for value in sorted({label(t.settings[key]) for t in counted}, key=scale.place):
         own = [value_of(found, t) for t in counted if label(t.settings[key]) == value]
         means.append((scale.place(value), float(np.mean(own))))
-    axis.plot(*zip(*means, strict=True), "_-", color="tab:blue", linewidth=1, markersize=14)
+    line = "_" if scale.categories else "_-"
+    axis.plot(*zip(*means, strict=True), line, color="tab:blue", linewidth=1, markersize=14)
 
 
 def _draw_published(axis: Axes, found: Findings, key: str, scale: Scale) -> None:
@@ -84,7 +95,7 @@ def _draw_published(axis: Axes, found: Findings, key: str, scale: Scale) -> None
     twin = axis.twinx()
     order = sorted(points, key=scale.place)
     places, values = [scale.place(v) for v in order], [points[v] for v in order]
-    twin.plot(places, values, "s--", color="tab:orange", markersize=4, linewidth=1)
+    twin.plot(places, values, "s" if scale.categories else "s--", color="tab:orange", markersize=4, linewidth=1)
     twin.set_ylabel("paper, ImageNet k-NN (%)", color="tab:orange", fontsize=8)
     twin.tick_params(axis="y", colors="tab:orange", labelsize=8)
     twin.spines[["top"]].set_visible(False)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from orchestrator.sweeps.findings import Findings
 from orchestrator.sweeps.importance import comparable
-from orchestrator.sweeps.pictures.axes import bins, scale_of, scaled, unit, value_of
-from orchestrator.sweeps.space import Dimension, cell, label, short
+from orchestrator.sweeps.pictures.axes import bins, name_ticks, names_of, scale_of, scaled, unit, value_of
+from orchestrator.sweeps.space import Dimension, label, short
 from orchestrator.sweeps.trials import Trial
 
 PAIRED = 3  # settings whose pairs are drawn
@@ -57,8 +57,9 @@ def _draw_column(axis: Axes, number: int, key: str, dimension: Dimension, trials
     def height(value: Any) -> float:
         return 0.5 if high == low else (transform(scale.place(value)) - low) / (high - low)
 
-    for tick in scale.ticks or sorted({min(there), max(there)}):
-        axis.text(number + 0.03, height(tick), cell(tick), fontsize=7, va="center", bbox=BEHIND)
+    ticks = scale.ticks or sorted({min(there), max(there)})
+    for tick, name in zip(ticks, names_of(ticks), strict=True):
+        axis.text(number + 0.03, height(tick), name, fontsize=7, va="center", bbox=BEHIND)
     return [height(label(t.settings[key])) if key in t.settings else np.nan for t in trials]
 
 
@@ -93,7 +94,7 @@ def _draw_heat_map(axis: Axes, found: Findings, across: str, down: str) -> None:
             light = mean > (np.nanmin(means) + np.nanmax(means)) / 2
             text = f"{mean:.3g}\n({counts[place]:.0f})"
             axis.text(place[1], place[0], text, ha="center", va="center", fontsize=7, color="k" if light else "w")
-    axis.set_xticks(range(len(x_names)), x_names, fontsize=7)
+    name_ticks(axis, x_names, size=7)
     axis.set_yticks(range(len(y_names)), y_names, fontsize=7)
     axis.set(xlabel=short(across), ylabel=short(down))
     plt.colorbar(picture, ax=axis, label=unit(found))
