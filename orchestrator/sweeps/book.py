@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.sweeps.space import SweepConfig
 from orchestrator.sweeps.trial import FAILURE, OUT_OF_MEMORY, Job, repeat_of
 from orchestrator.sweeps.trials import Trial, read_trials, seconds_of, write_seconds
-from ssl_core.training.history import History
+from ssl_core.training.history import HistoryReader
 
 
 class TrialBook:
@@ -22,6 +22,7 @@ class TrialBook:
         self.trials = read_trials(job.folder)
         self._of: dict[str, Trial] = {}  # by the names that Tune gives them in this session
         self._earlier = list(self.trials)  # trials of other sessions that this one has not begun again
+        self._figures: dict[str, HistoryReader] = {}  # of trials that run, by id
         self._before, self._started = seconds_of(job.folder), time.monotonic()
 
     @property
@@ -59,10 +60,13 @@ class TrialBook:
 
     def read(self, trial: Trial) -> None:
         """Its figures, from where it writes them."""
-        trial.records = History.read(self.folder_of(trial))
+        if trial.id not in self._figures:
+            self._figures[trial.id] = HistoryReader(self.folder_of(trial))
+        trial.records = self._figures[trial.id].read()
 
     def end(self, trial: Trial, status: str, reason: str) -> None:
         """Write down what became of it."""
+        self._figures.pop(trial.id, None)
         trial.status, trial.reason, trial.stopped = status, reason, time.time()
         trial.write(self.folder_of(trial))
         self.write_seconds()

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 
 from orchestrator.sweeps.space import Dimension, SweepConfig, label
-from orchestrator.sweeps.trials import Trial, describe_exactly
+from orchestrator.sweeps.trials import Trial, describe_exactly, distinct
 
 FEWEST = 6  # trials from which anything is said
 
@@ -47,9 +47,12 @@ def importances(config: SweepConfig, trials: Sequence[Trial]) -> list[Importance
 
 
 def comparable(trials: Sequence[Trial], metric: str) -> tuple[int, dict[str, float]]:
-    """The latest epoch at which half of the trials, and `FEWEST`, were measured, and what by id: the same for all."""
+    """The latest epoch at which half of the trials, and `FEWEST`, were measured, and what by id: the same for all.
+
+    Of trials with the same setting and seed one counts.
+    """
     measured: dict[int, dict[str, float]] = {}
-    for trial in trials:
+    for trial in distinct(trials):
         for record in trial.records:
             if metric in record and record["epoch"] > 0:
                 measured.setdefault(int(record["epoch"]), {})[trial.id] = record[metric]
@@ -87,7 +90,9 @@ def _fanova(config: SweepConfig, trials: Sequence[Trial], keys: Sequence[str], v
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied))
 
 
-def make_study(config: SweepConfig, trials: Sequence[Trial], keys: Sequence[str], values: Sequence[float]) -> object:
+def make_study(
+    config: SweepConfig, trials: Sequence[Trial], keys: Sequence[str], values: Sequence[float]
+) -> optuna.Study:
     """The trials as an Optuna study, for its analyses."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", module="optuna")

@@ -96,8 +96,8 @@ class Score:
     """One setting's result over its seeds.
 
     Attributes:
-        trials: those that count.
-        values: their metric, one a seed.
+        trials: those that count, one a seed.
+        values: their metric.
         whole: whether they were trained to the end.
     """
 
@@ -117,33 +117,49 @@ class Score:
             return None
         return float(stats.t.ppf(0.975, len(self.values) - 1) * stats.sem(self.values))
 
+    def mean_of(self, metric: str) -> float:
+        """Of any metric, over the seeds of which it was measured; NaN where it was of none."""
+        measured = [value for trial in self.trials if (value := trial.value(metric)) is not None]
+        return float(np.mean(measured)) if measured else float("nan")
+
+
+def distinct(trials: Sequence[Trial]) -> list[Trial]:
+    """One trial for each seed of a setting, the one that was trained furthest: the same again says nothing new."""
+    furthest: dict[tuple[str, int], Trial] = {}
+    for trial in trials:
+        known = furthest.setdefault((describe_exactly(trial.settings), trial.repeat), trial)
+        if trial.epoch > known.epoch:
+            furthest[describe_exactly(trial.settings), trial.repeat] = trial
+    return list(furthest.values())
+
 
 def ranking(trials: Sequence[Trial], metric: str, mode: str) -> list[Score]:
     """Settings, best first: those trained to the end before those that were stopped.
 
-    Of a setting with several seeds the mean counts.
+    Of a setting with several seeds the mean counts, each seed once.
     """
     groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        if trial.status not in ("FAILED", "COLLAPSED") and trial.value(metric) is not None:
-            groups.setdefault(describe_exactly(trial.settings), []).append(trial)
+    sound = [trial for trial in trials if trial.status not in ("FAILED", "COLLAPSED")]
+    for trial in distinct([trial for trial in sound if trial.value(metric) is not None]):
+        groups.setdefault(describe_exactly(trial.settings), []).append(trial)
     scores = []
     for group in groups.values():
         finished = [trial for trial in group if trial.status == "FINISHED"]
         used = finished or group
-        values = tuple(float(trial.value(metric)) for trial in used)
+        values = tuple(value for trial in used if (value := trial.value(metric)) is not None)
         scores.append(Score(used[0].settings, tuple(used), values, bool(finished)))
     sign = -1 if mode == "max" else 1
     return sorted(scores, key=lambda score: (not score.whole, sign * score.mean))
 
 
 def pareto_front(scores: Sequence[Score], metrics: Sequence[str], modes: Sequence[str]) -> list[Score]:
-    """Settings that no other one beats in both metrics."""
+    """Settings that no other one beats in both metrics, of those of which both were measured."""
 
     def point(score: Score) -> tuple[float, ...]:
-        means = (np.mean([trial.value(metric) for trial in score.trials]) for metric in metrics)
-        return tuple(float(m) if mode == "max" else -float(m) for m, mode in zip(means, modes, strict=True))
+        means = (score.mean_of(metric) for metric in metrics)
+        return tuple(m if mode == "max" else -m for m, mode in zip(means, modes, strict=True))
 
+    scores = [score for score in scores if np.isfinite(point(score)).all()]
     points = [point(score) for score in scores]
 
     def beaten(mine: tuple[float, ...]) -> bool:

@@ -39,6 +39,14 @@ def write_sweep(folder: Path, images: Path, **changes) -> Path:
     return file
 
 
+def sweep_of(folder: Path, space: dict, **keys) -> Sweep:
+    """A sweep on bundled images that is not run."""
+    values = {"recipe": "small-sd-mocov3", "overrides": {"data.train": "bundled:digits"}, "space": space, **keys}
+    file = folder / "sweep.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    return Sweep(file)
+
+
 def run(file: Path, output: Path) -> tuple[list[Trial], str]:
     """A sweep to its end: its trials, and what it printed."""
     console = Console(record=True, width=160, force_terminal=False)
