@@ -1,10 +1,10 @@
 """Ray Train from the driver's side: the workers of a run, its index actors, the messages they send, how they end."""
 
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from orchestrator.runs.elastic import Elastic
 from orchestrator.runs.failures import Retries, cause_of, explain, wants_room
 from orchestrator.runs.folder import Run
 from ssl_core.files import remove_tree
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 RAY_TRAIN = "ray-train"  # in a run's folder, while it runs: Ray Train's own, of which nothing is needed
 POLL = 0.2  # seconds between looks into the mailbox
 STOP_TIMEOUT = 25.0  # seconds that workers get to write a checkpoint and end; Slurm and Kubernetes kill after 30
-ROOM_GRACE = 5.0  # seconds in which the workers that have ended give back what they had
 # For what we do not use, Ray Train would start processes, and wait for them.
 LEAN = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -43,7 +42,7 @@ class Training:
     ):
         self.run, self.share, self.num_images, self.index_dim = run, share, num_images, index_dim
         self._warn, self._stop_timeout = warn, stop_timeout
-        self._starts, self._waits = 0, False
+        self._room = Elastic(run.config, share, warn)
         self._retries = Retries(run.config.scaling.max_failures)
         self._start()
 
@@ -54,16 +53,15 @@ class Training:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from orchestrator.cluster.connect import ray_storage
-        from orchestrator.cluster.ray_private import leaving_nodes, trainer_class
+        from orchestrator.cluster.ray_private import trainer_class
         from orchestrator.index.actors import start_shards
         from orchestrator.runs.worker import Mailbox, train_worker
 
-        self.workers = self._choose_workers()
+        self.workers = self._room.choose()
         run, config = self.run, self.run.config.with_workers(self.workers)
         self.error: BaseException | None = None
         self._reached: tuple[int, int] | None = None  # epoch and step that these workers have trained to
         self._moves: str | None = None  # why these workers were asked to stop, for others to go on
-        self._left = leaving_nodes()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox = Mailbox.options(scheduling_strategy=here).remote()
         self.shards = []
@@ -92,55 +90,6 @@ class Training:
         self._thread = threading.Thread(target=self._fit, daemon=True)
         self._thread.start()
 
-    def _choose_workers(self) -> int:
-        """As many as there is room for, of those that the configuration allows; waits for the least of them."""
-        from orchestrator.cluster.room import ask_for, room_beside
-
-        possible = self.run.config.possible_workers
-        self._starts += 1
-        if not self._asks_for_room:
-            return possible[0]
-        ask_for(self.share, possible[0])  # until it ends or is stopped
-        began = time.monotonic()
-        while True:
-            room = room_beside(self.share)
-            fitting = [workers for workers in possible if workers <= room]
-            waited = time.monotonic() - began
-            if fitting and (fitting[0] == possible[0] or waited > ROOM_GRACE):
-                self._waits = False
-                return fitting[0]
-            if not fitting and waited > ROOM_GRACE and not self._waits:
-                self._warn(f"waiting for room for {possible[-1]} worker(s); there is some for {room}")
-                self._waits = True
-            time.sleep(POLL)
-
-    @property
-    def _asks_for_room(self) -> bool:
-        """Whether the autoscaler is asked to keep room, rather than Ray Train alone for what it starts first."""
-        return self._starts > 1 or len(self.run.config.possible_workers) > 1
-
-    def _release_room(self) -> None:
-        from orchestrator.cluster.room import ask_for
-
-        if self._asks_for_room:
-            ask_for(self.share, 0)
-
-    def _why_move(self, epoch_ended: bool) -> str | None:
-        """Why to go on with other workers, if there is a reason."""
-        from orchestrator.cluster.ray_private import leaving_nodes
-
-        if leaving_nodes() - self._left:
-            return "a node is about to leave the cluster; going on without it"
-        if epoch_ended and self._could_grow():
-            return f"there is room for more than {self.workers} worker(s); going on with them"
-        return None
-
-    def _could_grow(self) -> bool:
-        from orchestrator.cluster.room import room_beside
-
-        more = [workers for workers in self.run.config.possible_workers if workers > self.workers]
-        return bool(more) and self.workers + room_beside(self.share) >= more[-1]
-
     def _fit(self) -> None:
         from orchestrator.cluster.connect import environment
 
@@ -163,7 +112,7 @@ class Training:
         try:
             self._follow(take)
         finally:
-            self._release_room()
+            self._room.release()
 
     def _follow(self, take: Callable[[list[Event]], None]) -> None:
         while True:
@@ -209,7 +158,7 @@ class Training:
             if isinstance(event, Stepped):
                 self._reached = event.epoch, event.step
         ended = any(isinstance(event, EpochEnded) for event in events)
-        if not self._moves and (why := self._why_move(epoch_ended=ended)):
+        if not self._moves and (why := self._room.why_move(epoch_ended=ended)):
             self._moves = why
             self.mailbox.stop.remote()  # they keep a checkpoint first
 
@@ -221,7 +170,7 @@ class Training:
         self._thread.join(self._stop_timeout)
         for actor in (self.mailbox, *self.shards):
             ray.kill(actor)
-        self._release_room()
+        self._room.release()
 
 
 def check_method(config: RunConfig, images: "Images") -> int:

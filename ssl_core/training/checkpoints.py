@@ -9,7 +9,6 @@ checkpoints/epoch_0012.sha256          written last: checksums of it and of all 
 import contextlib
 import json
 import math
-import os
 import pickle
 import re
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from ssl_core.positives.neighbors.files import drop_later, drop_unneeded, needed
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.history import History
 from ssl_core.training.loop import Pretraining
+from ssl_core.training.sums import Sums
 
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?")
 
@@ -79,8 +79,9 @@ class CheckpointStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(state["epoch"], state["step"])
         write_atomically(path, lambda file: torch.save(state, file))
-        neighbors = {self._name(file): self._sum_of(file) for file in self._neighbors_of(path)}
-        self._write_sums(path, {path.name: sha256(path)} | neighbors)
+        sums = Sums(path)
+        neighbors = {sums.name(file): self._sum_of(file) for file in self._neighbors_of(path)}
+        sums.write({path.name: sha256(path)} | neighbors)
         self._tidy(self.path(self.best_epoch(state["history"])))
         return path
 
@@ -88,29 +89,12 @@ class CheckpointStore:
         """Remove all but the newest checkpoints and the best, and of neighbours what only others needed."""
         paths = self.paths()
         newest = paths[-self.config.keep :]
-        for old in {*paths, *self._unfinished()} - {*newest, best}:
+        for old in {*paths, *_unfinished(self.folder)} - {*newest, best}:
             _remove(old)
         if best in paths and best not in newest:
-            self._leave_alone(best)
+            _leave_alone(best)
         needed = {file for path in newest for file in self._neighbors_of(path)}
         drop_unneeded(self.neighbors, needed)
-
-    def _unfinished(self) -> list[Path]:
-        """What a kill has left of checkpoints: files of theirs without sums, or cut off while they were written."""
-        found = []
-        for path in self.folder.glob("*epoch_*"):
-            name = path.name.removeprefix(".").removesuffix(".partial")
-            if name.endswith((".pt", ".sha256")) and NAME.fullmatch(name.partition(".")[0]):
-                whole = not path.name.startswith(".") and path.with_suffix(".sha256").exists()
-                found += [] if whole else [path]
-        return found
-
-    def _leave_alone(self, best: Path) -> None:
-        """Let the sums of the best checkpoint name it alone: a run goes on from the newest ones, and not from it."""
-        with contextlib.suppress(ValueError, OSError):  # damaged, it is no worse than before
-            sums = self._read_sums(best)
-            if len(sums) > 1:
-                self._write_sums(best, {best.name: sums[best.name]})
 
     def restore(self, run: Pretraining, warn: Callable[[str], None]) -> None:
         """Let `run` go on from the newest checkpoint, if there is one; all ranks do it together.
@@ -224,47 +208,15 @@ class CheckpointStore:
             self._sums[file] = sha256(file)
         return self._sums[file]
 
-    def _write_sums(self, path: Path, sums: dict[str, str]) -> None:
-        lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-        write_atomically(path.with_suffix(".sha256"), lambda file: file.write(lines.encode()))
-
-    def _read_sums(self, path: Path) -> dict[str, str]:
-        """The checksums of a checkpoint's files by name, as seen from its folder.
-
-        Raises:
-            ValueError: they are not as they were written.
-        """
-        sums = {}
-        for line in path.with_suffix(".sha256").read_text(encoding="utf-8").splitlines():
-            digest, _, name = line.partition("  ")
-            if not re.fullmatch("[0-9a-f]{64}", digest) or not name:
-                raise ValueError(f"a line that is no checksum: {line[:80]!r}")
-            sums[name] = digest
-        if path.name not in sums:
-            raise ValueError(f"{path.name} is not in it")
-        return sums
-
-    def _name(self, file: Path) -> str:
-        """A file's name in sums."""
-        return os.path.relpath(str(file), str(self.folder))
-
     def _damage_to(self, path: Path) -> str | None:
         """Why a run cannot go on from a checkpoint."""
-        try:
-            sums = self._read_sums(path)
-        except (ValueError, PermissionError) as error:
-            return f"{path.with_suffix('.sha256')} is damaged ({error})"
-        for name, digest in sums.items():
-            file = (self.folder / name).resolve()
-            try:
-                if sha256(file) != digest:
-                    return f"{file} is damaged (its checksum differs)"
-            except FileNotFoundError:
-                return f"{file} is missing"
-            except PermissionError as error:
-                return f"{file} cannot be read ({error.strerror})"
-        left_out = {self._name(file) for file in self._neighbors_of(path)} - sums.keys()
-        if left_out or (self._searches and _position(path)[0] and len(sums) == 1):
+        sums = Sums(path)
+        damage = sums.damage()
+        if damage is not None:
+            return damage
+        known = sums.read()
+        left_out = {sums.name(file) for file in self._neighbors_of(path)} - known.keys()
+        if left_out or (self._searches and _position(path)[0] and len(known) == 1):
             return f"{path.name} is kept as the best, without the neighbours that a run goes on with"
         return None
 
@@ -275,10 +227,29 @@ def _position(path: Path) -> tuple[int, int]:
     return int(epoch), int(step or 0)
 
 
+def _leave_alone(best: Path) -> None:
+    """Let the sums of the best checkpoint name it alone: a run goes on from the newest ones, and not from it."""
+    with contextlib.suppress(ValueError, OSError):  # damaged, it is no worse than before
+        sums = Sums(best).read()
+        if len(sums) > 1:
+            Sums(best).write({best.name: sums[best.name]})
+
+
 def _put_aside(path: Path) -> None:
     for file in (path.with_suffix(".sha256"), path):  # first the one that makes it a checkpoint
         with contextlib.suppress(FileNotFoundError):
             file.rename(file.with_name(f"{file.name}.damaged"))
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """What a kill has left of checkpoints: files of theirs without sums, or cut off while they were written."""
+    found = []
+    for path in folder.glob("*epoch_*"):
+        name = path.name.removeprefix(".").removesuffix(".partial")
+        if name.endswith((".pt", ".sha256")) and NAME.fullmatch(name.partition(".")[0]):
+            whole = not path.name.startswith(".") and path.with_suffix(".sha256").exists()
+            found += [] if whole else [path]
+    return found
 
 
 def _remove(path: Path) -> None:
