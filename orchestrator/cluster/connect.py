@@ -185,4 +185,5 @@ def ray_storage(folder: Path) -> dict[str, Any]:
         return {"storage_path": str(folder)}
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    return {"storage_path": folder.path, "storage_filesystem": PyFileSystem(FSSpecHandler(folder.fs))}
+    store: Any = folder
+    return {"storage_path": store.path, "storage_filesystem": PyFileSystem(FSSpecHandler(store.fs))}

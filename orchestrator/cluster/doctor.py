@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,14 @@ def examine(console: Console, output: Path | None = None, client: str | None = N
     return healthy
 
 
+def _version(module: str) -> str:
+    return importlib.import_module(module).__version__
+
+
 def _findings(output: Path, client: str | None) -> Iterator[Finding]:
     yield Finding("python", sys.version.split()[0])
     for name in ("torch", "torchvision", "timm", "ray", "mlflow", "pyarrow", "faiss"):
-        yield _attempt(name, lambda name=name: importlib.import_module(name).__version__, f"pip install {name}")
+        yield _attempt(name, partial(_version, name), f"pip install {name}")
     if client is not None:
         yield _agreement("the sender's versions", {"there": json.loads(client), "here": versions()})
     if embedded():

@@ -95,7 +95,7 @@ def finish_trial(timeout: float) -> None:
     from ray.train._internal.session import get_session
 
     session = get_session()
-    if session.training_started:
+    if session is not None and session.training_started:
         session.finish(timeout=timeout)
 
 

@@ -133,8 +133,9 @@ def start_shards(
 ) -> list[Any]:
     """The actors of a run, by range of images; they start in the background."""
     options = {"num_cpus": 0, "num_gpus": scaling.index_gpus, "max_concurrency": 1}
+    actor: Any = IndexShard  # as Ray's decorator makes it
     shards = [
-        IndexShard.options(**options).remote(
+        actor.options(**options).remote(
             positives.model_dump(mode="json"),
             num_images,
             dim,

@@ -13,8 +13,10 @@ from ssl_core.evaluation.metrics import by_layer, known, layers_of
 from ssl_core.schema.metric import Metric
 
 SHOWN = 12  # epochs in the live table
-COLUMNS = ("epoch", "loss", "loss/last", "loss/hidden", "loss/predictor", "alpha", "knn/last", "knn/best")
-COLUMNS += ("linear/last", "rankme/last", "positives/bootstrap_ratio", "positives/same_class", "images_per_second")
+COLUMNS = (
+    *("epoch", "loss", "loss/last", "loss/hidden", "loss/predictor", "alpha", "knn/last", "knn/best", "linear/last"),
+    *("rankme/last", "positives/bootstrap_ratio", "positives/same_class", "images_per_second"),
+)
 """Metrics of an epoch that are shown, where it logs them."""
 
 Record = Mapping[str, float]

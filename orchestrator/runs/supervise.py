@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.runs.elastic import Elastic
 from orchestrator.runs.failures import Retries, cause_of, explain, wants_room
@@ -63,7 +63,9 @@ class Training:
         self._reached: tuple[int, int] | None = None  # epoch and step that these workers have trained to
         self._moves: str | None = None  # why these workers were asked to stop, for others to go on
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.mailbox = Mailbox.options(scheduling_strategy=here).remote()
+        actor: Any = Mailbox  # as Ray's decorator makes it
+        never: Any = FailureConfig  # typed as a former one
+        self.mailbox = actor.options(scheduling_strategy=here).remote()
         self.shards = []
         if config.positives.searches:
             folder = run.output / "neighbors"
@@ -84,7 +86,7 @@ class Training:
             run_config=TrainRunConfig(
                 name=RAY_TRAIN,
                 **ray_storage(run.output),
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # `follow` decides
+                failure_config=never(max_failures=0, controller_failure_limit=0),  # `follow` decides
             ),
         )
         self._thread = threading.Thread(target=self._fit, daemon=True)

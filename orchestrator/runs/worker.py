@@ -127,7 +127,7 @@ def process_group() -> Iterator[torch.device]:
             listening.listen()
             place = listening.getsockname()
         host, port = ray.train.collective.broadcast_from_rank_zero(place)
-        ours = {"is_master": True, "master_listen_fd": listening.detach()} if rank == 0 else {}
+        ours: dict[str, Any] = {"is_master": True, "master_listen_fd": listening.detach()} if rank == 0 else {}
         store = dist.TCPStore(host, port, world, wait_for_workers=False, **ours)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world)
     yield device

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from orchestrator.sweeps.importance import Importance, importances
 from orchestrator.sweeps.space import SweepConfig
@@ -37,12 +38,12 @@ class Findings:
     def best(self) -> Score | None:
         return self.scores[0] if self.scores else None
 
-    @property
+    @cached_property
     def keys(self) -> list[str]:
         """Those of the space that had more than one value."""
         return [key for key in self.config.space if len({str(t.settings.get(key, "—")) for t in self.trials}) > 1]
 
-    @property
+    @cached_property
     def measured(self) -> list[Trial]:
         """Trials that got as far as a first value of the metric, one for each seed of a setting."""
         return distinct([trial for trial in self.trials if trial.value(self.metric) is not None])

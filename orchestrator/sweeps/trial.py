@@ -106,7 +106,9 @@ def make_trainable(job: Job) -> type[tune.Trainable]:
     def trial(config: dict[str, Any]) -> None:
         run_trial(job, config)
 
-    class Trainable(wrap_function(trial, name="trial")):
+    base: Any = wrap_function(trial, name="trial")
+
+    class Trainable(base):
         """Ends only when its function has ended: a Ray Train run whose driver is cut off keeps its workers' CPUs."""
 
         def cleanup(self) -> None:

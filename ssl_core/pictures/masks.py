@@ -18,6 +18,7 @@ from ssl_core.networks.encoder import Encoder
 from ssl_core.objectives.patches import PatchPrediction
 from ssl_core.objectives.pixels import MAE
 from ssl_core.pictures.run import mask_picture, save_figure, some_images
+from ssl_core.schema.objectives import MaskedBase
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checkpoints import CheckpointStore
 
@@ -40,7 +41,8 @@ def draw_masks(
     Raises:
         InputError: the run is no masked one, or has no checkpoint of that epoch.
     """
-    if not config.hides:
+    masked = next((objective for objective in config.hides if isinstance(objective, MaskedBase)), None)
+    if masked is None:
         raise InputError(f"{output}: {config.method_name} hides nothing; ijepa, mae and bootleg do")
     store = CheckpointStore(output, config)
     path = _checkpoint(store, epoch)
@@ -48,8 +50,9 @@ def draw_masks(
     state = store.load(path)
     method.load_state_dict(state["method"])
     method.eval()
-    name = config.hides[0].name
-    objective: PatchPrediction = method.objectives[name]
+    name = masked.name
+    objective = method.objectives[name]
+    assert isinstance(objective, PatchPrediction)
     views = EvalImages(source, config.backbone.image_size, config.backbone.channels)
     chosen = list(images) or some_images(source)
     pixels = torch.cat([views[index].views["global"] for index in chosen])

@@ -223,8 +223,9 @@ class CheckpointStore:
 
 def _position(path: Path) -> tuple[int, int]:
     """Epochs and steps done, by a checkpoint's name."""
-    epoch, step = NAME.fullmatch(path.stem).groups()
-    return int(epoch), int(step or 0)
+    named = NAME.fullmatch(path.stem)
+    assert named is not None, path
+    return int(named[1]), int(named[2] or 0)
 
 
 def _leave_alone(best: Path) -> None:

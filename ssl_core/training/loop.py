@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_core import distributed, methods
-from ssl_core.data.loading import train_loader
+from ssl_core.data.loading import EpochOrder, train_loader
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import Stopped
 from ssl_core.evaluation.base import due, evaluate
@@ -140,6 +140,7 @@ class Pretraining:
     def _train_epoch(self, epoch: int, listeners: tuple[Listener, ...]) -> Record:
         running, accumulate = self.running, self.config.optim.accumulate
         order = self.loader.batch_sampler
+        assert isinstance(order, EpochOrder)
         order.epoch, order.start, order.partners = epoch, running.steps * accumulate, self.positives.partners(epoch)
         batches = iter(self.loader)
         started = time.perf_counter() - running.seconds

@@ -1,5 +1,7 @@
 """The optimizer with the usual parameter groups; what its rates are at a step."""
 
+from typing import Any
+
 import torch
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 
@@ -25,12 +27,12 @@ def build_optimizer(method: Method, config: OptimConfig) -> torch.optim.Optimize
         if kept:
             group["params"] = [p for p in group["params"] if id(p) not in constant]
             groups.append({**group, "params": kept, "constant_lr": True})
-    options = {
+    kinds: dict[str, dict[str, Any]] = {
         "adamw": {"betas": config.betas, "fused": True},
         "sgd": {"momentum": config.momentum, "nesterov": False},
         "lars": {"momentum": config.momentum},
-    }[config.name]
-    return create_optimizer_v2(groups, opt=config.name, lr=0.0, weight_decay=0.0, **options)
+    }
+    return create_optimizer_v2(groups, opt=config.name, lr=0.0, weight_decay=0.0, **kinds[config.name])
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int, steps_per_epoch: int) -> dict:

@@ -68,9 +68,10 @@ class OptimizerStep:
         if index_features:
             self.positives.send(torch.cat([batch.ids for batch in batches]), torch.cat(index_features))
         self.method.drop_frozen_gradients(progress)
-        figures["grad_norm"] = self.parallel.clip(optim.clip_grad)
+        norm = self.parallel.clip(optim.clip_grad)
+        figures["grad_norm"] = norm
         where = f"step {step + 1} (epoch {step // self.steps_per_epoch + 1})"
-        health.check_finite(figures["grad_norm"], figures, optim, where)
+        health.check_finite(norm, figures, optim, where)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         momentum = self.method.update_teacher(progress)

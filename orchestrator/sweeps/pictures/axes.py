@@ -72,7 +72,7 @@ def name_ticks(axis: Axes, names: Sequence[str], size: float) -> None:
     Args:
         size: of the letters, in points.
     """
-    room = 72 * axis.get_position().width * axis.figure.get_size_inches()[0] / len(names)  # points for each
+    room = 72 * axis.get_window_extent().width / axis.figure.dpi / len(names)  # points for each
     axis.set_xticks(range(len(names)), names, fontsize=size)
     if max(map(len, names)) * LETTER * size > room:
         angle = 30 if room > 2.5 * size else 90  # a line needs that much across to lie beside the next
