@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ssl_core.schema.types import OPERATION, Fraction, Section
+from ssl_core.schema.types import OPERATION, Fraction, Paths, Section
 
 
 def scheme_of(path: str) -> tuple[str, str] | None:
@@ -21,10 +21,10 @@ def paths_of(*given: str | list[str] | None) -> list[str]:
 
 
 class DataConfig(Section):
-    train: Annotated[str | list[str], OPERATION] = Field(
+    train: Annotated[Paths, OPERATION] = Field(
         description="a folder of images, Parquet file(s) or a folder of them, or bundled:digits", examples=["FOLDER"]
     )
-    val: Annotated[str | list[str] | None, OPERATION] = Field(
+    val: Annotated[Paths | None, OPERATION] = Field(
         None, description="the same kinds; labelled, it is what k-NN is measured on"
     )
     image_column: Annotated[str, OPERATION] = Field(
