@@ -21,12 +21,19 @@ def sync(
     those that ended before. Nothing is doubled.
     """
     from orchestrator.errors import WorkFailed
+    from orchestrator.runs.display import say
     from orchestrator.tracking import mlflow as tracking
     from orchestrator.tracking.courier import StoreAway
 
     try:
         for tracker in tracking.sync(run):
-            console.print(f"{tracker.folder}: MLflow run {tracker.run_id} at {tracker.uri}", soft_wrap=True)
+            say(
+                console,
+                "{folder}: MLflow run {run} at {uri}",
+                folder=tracker.folder,
+                run=tracker.run_id,
+                uri=tracker.uri,
+            )
     except StoreAway as error:
         raise WorkFailed(f"{error}; nothing is lost, try again later") from error
 
@@ -37,16 +44,17 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Open the MLflow page on the store in use: runs, figures by epoch, pictures."""
+    from orchestrator.runs.display import say
     from orchestrator.tracking.mlflow import sqlite_file, store_uri
     from ssl_core.errors import InputError
 
     uri = uri or store_uri()
     if uri.startswith("http"):
-        console.print(f"the tracking server is at {uri}")
+        say(console, "the tracking server is at {uri}", uri=uri)
         return
     if (file := sqlite_file(uri)) is not None and not file.exists():
         raise InputError(f"no MLflow store at {uri} yet: run `strata pretrain` here first, or give --uri")
-    console.print(f"MLflow on {uri}: [bold]http://127.0.0.1:{port}[/bold] (Ctrl-C ends it)", soft_wrap=True)
+    say(console, "MLflow on {uri}: [bold]http://127.0.0.1:{port}[/bold] (Ctrl-C ends it)", uri=uri, port=port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     sys.stdout.flush()

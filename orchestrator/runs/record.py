@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from orchestrator.about import git_revision, versions
-from orchestrator.runs.display import RunDisplay, duration, layer_table, warn
+from orchestrator.runs.display import RunDisplay, duration, layer_table, say, warn
 from orchestrator.runs.folder import Run
 from orchestrator.runs.supervise import Training, check_method
 from orchestrator.tracking.courier import Courier
@@ -257,7 +257,7 @@ def show_summary(summary: dict[str, Any], output: Path, console: Console) -> Non
     took = f"{duration(summary['seconds'])} in all, {duration(summary['startup_seconds'] or 0)} of it to the first step"
     console.print(f"{took}, {summary['images_per_second'] or 0:.0f} images/s", highlight=False)
     for what, path in (("weights", "model.safetensors"), ("figures", "metrics.jsonl"), ("pictures", "plots")):
-        console.print(f"{what:<9} {output / path}", highlight=False, soft_wrap=True)
+        say(console, "{what} {path}", what=f"{what:<9}", path=output / path)
     console.print("look at it: [bold]strata ui[/bold]")
 
 

@@ -1,6 +1,7 @@
 """A sweep's answer: the best settings and how sure that is, which settings matter; as text and one HTML page."""
 
 import base64
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.runs.display import duration
+from orchestrator.runs.display import duration, say
 from orchestrator.sweeps.display import form
 from orchestrator.sweeps.file import Sweep, sweep_at
 from orchestrator.sweeps.importance import comparable, importances, seed_share
@@ -227,7 +228,8 @@ def show_report(report: Report, folder: Path, console: Console) -> None:
             text = f"trial {trial.number} {trial.status.lower()}: {describe(trial.settings)}: {trial.reason}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
     for what, path in (("report", REPORT_FILE), ("pictures", "report"), ("trials", "trials")):
-        console.print(f"{what:<9} {folder / path}", highlight=False, soft_wrap=True)
+        say(console, "{what} {path}", what=f"{what:<9}", path=folder / path)
     if report.best is not None:
-        console.print(f"train with the best: [bold]strata pretrain {folder / BEST_FILE}[/bold]", soft_wrap=True)
+        best = shlex.quote(str(folder / BEST_FILE))
+        say(console, "train with the best: [bold]strata pretrain {best}[/bold]", best=best)
     console.print("look at it: [bold]strata ui[/bold]")
