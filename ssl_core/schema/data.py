@@ -27,21 +27,19 @@ class DataConfig(Section):
     val: Annotated[Paths | None, OPERATION] = Field(
         None, description="the same kinds; labelled, it is what k-NN is measured on"
     )
-    image_column: Annotated[str, OPERATION] = Field(
-        "image", description="Parquet: raw bytes, or Hugging Face's struct<bytes, path>"
-    )
-    label_column: Annotated[str, OPERATION] = Field(
-        "label", description="Parquet: integers or strings; the column may be absent"
-    )
-    labels: Annotated[Literal["auto", "none"], OPERATION] = Field(
+    image_column: str = Field("image", description="Parquet: raw bytes, or Hugging Face's struct<bytes, path>")
+    label_column: str = Field("label", description="Parquet: integers or strings; the column may be absent")
+    labels: Literal["auto", "none"] = Field(
         "auto", description="none: ignore class folders and label columns (folders by date are no classes)"
     )
     limit: PositiveInt | None = Field(None, description="train on this many images, the same random ones every time")
     max_broken: Annotated[Fraction, OPERATION] = Field(
         0.05, description="stop when more than this fraction of the images cannot be decoded"
     )
-    cache_mb: Annotated[PositiveInt, OPERATION] = Field(
-        512, description="Parquet row groups that a process keeps decoded from disk; a larger set is shuffled in blocks"
+    cache_mb: PositiveInt = Field(
+        512,
+        description="Parquet row groups that a process keeps decoded from disk; a larger set is shuffled in blocks, "
+        "so that the order of its images depends on this",
     )
     workers: Annotated[NonNegativeInt | None, OPERATION] = Field(
         None, description="loader processes per training worker; default: its CPUs less one, at most 8"
