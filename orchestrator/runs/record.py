@@ -49,7 +49,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     for remark in remarks(run.config):
         warn(console, remark)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
-    with interruptible(), ThreadPoolExecutor(1) as pool:
+    with _keeps_config(run), interruptible(), ThreadPoolExecutor(1) as pool:
         checked = pool.submit(check_method, run.config, images)
         with connected():
             share = worker_share(run.config.scaling, run.config.positives.searches)
@@ -73,6 +73,18 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
                 recorder.close("FAILED")
                 raise
         return recorder.close("FINISHED")
+
+
+@contextmanager
+def _keeps_config(run: Run) -> Iterator[None]:
+    """A run that is resumed with what turns out not to fit its checkpoints keeps the configuration that does."""
+    before = run.config_file.read_bytes() if run.config_file.exists() else None
+    try:
+        yield
+    except InputError:
+        if before is not None:
+            write_atomically(run.config_file, lambda file: file.write(before))
+        raise
 
 
 def _open_tracker(run: Run, courier: Courier) -> Tracker:

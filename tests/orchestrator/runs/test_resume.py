@@ -175,6 +175,17 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
+def test_what_does_not_fit_its_checkpoint_leaves_the_configuration_as_it_was(ray_session, tmp_path: Path) -> None:
+    run = new_run(recipes.load("small-simclr", [*TINY, "data.train=bundled:digits", "data.limit=32"]), tmp_path / "run")
+    run.write_config()
+    CheckpointStore(run.output, run.config).save({"epoch": 1, "step": 0, "history": [], "layout": 0})
+    before = run.config_file.read_bytes()
+    resumed = resumed_run(run.output, ["tracking.tags.try=second"])
+    with pytest.raises(InputError, match="former version"):
+        pretrain(resumed, Console(quiet=True), started=0.0)
+    assert run.config_file.read_bytes() == before
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, tiny_config())
     good = store.save({"epoch": 1, "step": 0, "history": []})
