@@ -6,15 +6,16 @@ Exit status 0: done; 1: the work failed; 2: the input is wrong. Heavy imports wa
 
 import sys
 import traceback
+from collections.abc import Callable
 
 import typer
 
 from orchestrator.cli import look, serve, train
 from orchestrator.cli.app import app, errors, print_anything
 
-for command in (train.pretrain, train.sweep, look.report, look.recipes, look.show, look.neighbors, look.masks):
-    app.command()(command)
-for command in (serve.sync, serve.ui, serve.doctor):
+COMMANDS: list[Callable[..., None]] = [train.pretrain, train.sweep]
+COMMANDS += [look.report, look.recipes, look.show, look.neighbors, look.masks, serve.sync, serve.ui, serve.doctor]
+for command in COMMANDS:
     app.command()(command)
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(serve.submit)
 
