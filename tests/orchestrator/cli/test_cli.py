@@ -110,6 +110,21 @@ def test_nothing_is_told_to_the_makers_of_what_it_stands_on() -> None:
     assert done.stdout.split()[2] == "True"
 
 
+def test_a_user_without_a_home_has_no_token_and_can_use_mlflow(tmp_path: Path) -> None:
+    lost = "import pwd\ndef nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobody\n"
+    (tmp_path / "sitecustomize.py").write_text(lost)
+    code = (
+        "import pathlib, orchestrator.cli.main, orchestrator.tracking.mlflow\n"
+        "import mlflow\n"
+        "from orchestrator.cluster.token import has_token\n"
+        "print(pathlib.Path.home(), has_token())"
+    )
+    env = {key: value for key, value in os.environ.items() if key not in ("HOME", "USER", "LOGNAME")}
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.split() == ["/", "False"], done.stderr
+
+
 def test_brackets_colons_and_odd_signs_of_a_path_stand_as_they_are(strata, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     place = "/d/[red]x[/b]:smile:[/]"

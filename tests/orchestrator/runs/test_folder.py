@@ -10,7 +10,20 @@ from ssl_core.errors import InputError
 
 
 @pytest.mark.parametrize(
-    "word", ["data.cache_mb=1", "data.labels=none", "data.label_column=kind", "data.image_column=png", "seed=3"]
+    "word",
+    [
+        "data.cache_mb=1",
+        "data.labels=none",
+        "data.label_column=kind",
+        "data.image_column=png",
+        "data.limit=40",
+        "seed=3",
+        "optim.epochs=9",  # rates follow the whole length of a run
+        "optim.batch_size=16",  # a step of an epoch would be another one
+        "optim.name=sgd",
+        "backbone.image_size=40",
+        "backbone.kwargs.depth=3",
+    ],
 )
 def test_what_a_run_learns_from_stays_and_a_refusal_leaves_its_folder_as_it_was(word: str, tmp_path: Path) -> None:
     run = new_run(recipes.load("small-mocov3", ["data.train=bundled:digits"]), tmp_path / "run")
