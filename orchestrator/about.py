@@ -8,6 +8,7 @@ PACKAGES = ("strata-ssl", "torch", "torchvision", "timm", "ray", "mlflow", "pyar
 
 
 def versions() -> dict[str, str]:
+    """Of this program, Python, and the packages that a result depends on; nothing is imported for it."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -20,10 +20,10 @@ def as_path(text: str | Path) -> Path:
     """What a path or URI names; `~` is the user's home.
 
     Raises:
-        InputError: what the URI's store needs is not installed.
+        InputError: what the URI's store needs is not installed, there is no such user, or the name is not UTF-8.
     """
     if "://" not in str(text):
-        return Path(text).expanduser() if isinstance(text, str) else text
+        return _on_disk(text) if isinstance(text, str) else text
     try:
         from upath import UPath
 
@@ -33,6 +33,23 @@ def as_path(text: str | Path) -> Path:
     except (ImportError, ValueError) as error:
         raise InputError(f"{text}: {error}; s3:// needs pip install 's3fs', gs:// 'gcsfs', abfs:// 'adlfs'") from error
     return cast(Path, path)  # answers the same calls
+
+
+def _on_disk(text: str) -> Path:
+    if not text.isprintable() and any("\ud800" <= sign <= "\udfff" or sign == "\0" for sign in text):
+        raise InputError(f"{text!a}: not a name in UTF-8; give it another, or a link with one")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text}: there is no such user, or they have no home") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; what cannot be a name is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_local(path: Path) -> bool:

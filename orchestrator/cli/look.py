@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.cli.app import console
 from orchestrator.cli.options import (
@@ -44,7 +45,7 @@ def recipes(debug: Debug = False) -> None:
 
     table = Table(box=None, pad_edge=False, show_header=False)
     for name in recipes.names():
-        table.add_row(f"[bold]{name}[/bold]", recipes.title(name))
+        table.add_row(f"[bold]{name}[/bold]", Text(recipes.title(name)))
     console.print(table, highlight=False)
     console.print("\n`strata show RECIPE` shows one; `strata pretrain RECIPE data.train=FOLDER` runs it.")
 
@@ -73,10 +74,10 @@ def show(
     for title in ("", "key", "value", "for", "meaning" if explain else "default"):
         table.add_column(title, no_wrap=title in ("key", "for"), overflow="fold")
     for row in recipes.rows(config):
-        shown = (f"[bold]{row.key}[/bold]", f"[bold]{row.value}[/bold]") if row.changed else (row.key, str(row.value))
+        shown = [Text(str(text), "bold" if row.changed else "") for text in (row.key, row.value)]
         default = str(row.default) if row.changed else ""
-        purpose = f"[dim]{row.purpose}[/dim]"
-        table.add_row("*" if row.changed else "", *shown, purpose, row.meaning if explain else default)
+        purpose = Text(str(row.purpose), "dim")
+        table.add_row("*" if row.changed else "", *shown, purpose, Text(row.meaning if explain else default))
     console.print(table, highlight=False)
     for remark in recipes.remarks(recipe or DEFAULT_RECIPE, overrides):
         warn(console, remark)
@@ -125,6 +126,7 @@ def _draw(
     output: Path | None,
 ) -> None:
     """Draw a picture of images of a run, and say where it is."""
+    from orchestrator.runs.display import say
     from orchestrator.runs.folder import run_at
     from ssl_core.data.sources import open_images
     from ssl_core.pictures.run import find_images
@@ -134,4 +136,4 @@ def _draw(
     images = find_images(source, names or [])
     name += "".join(f"_{image}" for image in images) + (f"_epoch{epoch}" if epoch else "")
     target = draw(run.config, run.output, source, output or run.plots / f"{name}.png", epoch, images)
-    console.print(f"{target}", highlight=False, soft_wrap=True)
+    say(console, "{target}", target=target)

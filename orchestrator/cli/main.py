@@ -6,21 +6,23 @@ Exit status 0: done; 1: the work failed; 2: the input is wrong. Heavy imports wa
 
 import sys
 import traceback
+from collections.abc import Callable
 
 import typer
 
 from orchestrator.cli import look, serve, train
-from orchestrator.cli.app import app, errors
+from orchestrator.cli.app import app, errors, print_anything
 
-for command in (train.pretrain, train.sweep, look.report, look.recipes, look.show, look.neighbors, look.masks):
-    app.command()(command)
-for command in (serve.sync, serve.ui, serve.doctor):
+COMMANDS: list[Callable[..., None]] = [train.pretrain, train.sweep]
+COMMANDS += [look.report, look.recipes, look.show, look.neighbors, look.masks, serve.sync, serve.ui, serve.doctor]
+for command in COMMANDS:
     app.command()(command)
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(serve.submit)
 
 
 def main() -> None:
     """The `strata` program."""
+    print_anything()
     debug = "--debug" in sys.argv
     try:
         sys.exit(app(standalone_mode=False))  # the status of a typer.Exit; 130 for Ctrl-C
@@ -29,16 +31,16 @@ def main() -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        errors.print(f"[red]error:[/red] {_message(error)}", highlight=False, soft_wrap=True)
+        from orchestrator.runs.display import say
+
+        say(errors, "[red]error:[/red] {message}", message=_message(error))
         sys.exit(_status(error))
 
 
 def _message(error: Exception) -> str:
-    from rich.markup import escape
-
     text = error.format_message() if hasattr(error, "format_message") else str(error)
     hint = "" if _is_expected(error) else f"\n({type(error).__name__}; --debug shows the traceback)"
-    return escape(f"{text}{hint}")
+    return f"{text}{hint}"
 
 
 def _is_expected(error: Exception) -> bool:

@@ -56,10 +56,12 @@ PictureFile = Annotated[
 
 
 def split(words: list[str] | None) -> tuple[str | None, list[str]]:
-    """The recipe, if there is one, and the KEY=VALUE words."""
+    """The recipe, if there is one, and the KEY=VALUE words; a word that is a file's name is that file."""
     from ssl_core.errors import InputError
+    from ssl_core.files import is_file
 
-    names = [word for word in words or [] if "=" not in word]
+    given = words or []
+    names = [word for word in given if "=" not in word or is_file(Path(word))]
     if len(names) > 1:
         raise InputError(f"one recipe at a time, got {', '.join(names)}; keys are set as KEY=VALUE")
-    return (names[0] if names else None), [word for word in words or [] if "=" in word]
+    return (names[0] if names else None), [word for word in given if word not in names]

@@ -21,15 +21,19 @@ def sync(
     those that ended before. Nothing is doubled.
     """
     from orchestrator.errors import WorkFailed
+    from orchestrator.runs.display import say
     from orchestrator.tracking import mlflow as tracking
     from orchestrator.tracking.faults import Undelivered
 
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
-
     try:
-        for tracker in tracking.sync(run, say):
-            say(f"{tracker.folder}: MLflow run {tracker.run_id} at {tracker.uri}")
+        for tracker in tracking.sync(run, lambda text: say(console, "{text}", text=text)):
+            say(
+                console,
+                "{folder}: MLflow run {run} at {uri}",
+                folder=tracker.folder,
+                run=tracker.run_id,
+                uri=tracker.uri,
+            )
     except Undelivered as error:
         raise WorkFailed(f"{error}; nothing is lost, try again later") from error
 
@@ -40,20 +44,18 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Open the MLflow page on the store in use: runs, figures by epoch, pictures."""
-    from rich.markup import escape
-
+    from orchestrator.runs.display import say
     from orchestrator.tracking.store import Store
     from ssl_core.errors import InputError
     from ssl_core.schema.scaling import TrackingConfig
 
     store = Store.of(TrackingConfig(uri=uri))
     if store.uri.startswith("http"):
-        console.print(f"the tracking server is at {escape(store.uri)}")
+        say(console, "the tracking server is at {uri}", uri=store.uri)
         return
     if store.file is not None and not store.file.exists():
         raise InputError(f"no MLflow store at {store.uri} yet: run `strata pretrain` here first, or give --uri")
-    address = f"[bold]http://127.0.0.1:{port}[/bold]"
-    console.print(f"MLflow on {escape(store.uri)}: {address} (Ctrl-C ends it)", soft_wrap=True)
+    say(console, "MLflow on {uri}: [bold]http://127.0.0.1:{port}[/bold] (Ctrl-C ends it)", uri=store.uri, port=port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     os.environ["MLFLOW_BACKEND_STORE_URI"] = store.connection  # a command's words are seen by everybody here
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

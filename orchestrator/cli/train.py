@@ -1,5 +1,6 @@
 """`strata pretrain` and `strata sweep`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def pretrain(
 
     `strata recipes` lists the recipes, `strata show RECIPE --explain` says what can be set.
     """
-    from orchestrator.runs.display import warn
+    from orchestrator.runs.display import say, warn
     from orchestrator.runs.folder import claimed, new_run, resumed_run
     from orchestrator.runs.record import pretrain as run_pretraining
     from orchestrator.runs.record import show_summary
@@ -44,18 +45,22 @@ def pretrain(
         for remark in recipes.remarks(recipe or DEFAULT_RECIPE, overrides):
             warn(console, remark)
     distill = f" + hidden self-distillation (α {run.config.distill.alpha:g})" if run.config.distill else ""
-    console.print(
-        f"[bold]{run.config.name}[/bold]: {run.config.method_name}{distill}, {run.config.backbone.name} "
-        f"at {run.config.backbone.image_size} px, {run.config.optim.epochs} epochs → {run.output}",
-        highlight=False,
-        soft_wrap=True,
+    what = f"{run.config.method_name}{distill}, {run.config.backbone.name} at {run.config.backbone.image_size} px"
+    say(
+        console,
+        "[bold]{name}[/bold]: {what}, {epochs} epochs → {output}",
+        name=run.config.name,
+        what=what,
+        epochs=run.config.optim.epochs,
+        output=run.output,
     )
     try:
         with claimed(run.output, new=resume is None):
             summary = run_pretraining(run, console, STARTED)
     except KeyboardInterrupt:
         if (run.output / "checkpoints").exists():
-            console.print(f"stopped; go on with: [bold]strata pretrain --resume {run.output}[/bold]", soft_wrap=True)
+            again = shlex.quote(str(run.output))
+            say(console, "stopped; go on with: [bold]strata pretrain --resume {output}[/bold]", output=again)
         else:
             console.print("stopped before the first checkpoint")
         raise
@@ -90,7 +95,7 @@ def sweep(
     It ends with the best settings, a report, and `best.yaml` for `strata pretrain best.yaml`.
     """
     from orchestrator.cluster.room import nodes
-    from orchestrator.runs.display import warn
+    from orchestrator.runs.display import say, warn
     from orchestrator.runs.folder import claimed
     from orchestrator.sweeps.file import Sweep, sweep_at
     from orchestrator.sweeps.plan import make_plan, show_plan
@@ -112,14 +117,14 @@ def sweep(
     from orchestrator.sweeps.watch import new_sweep, run_sweep
 
     folder = resume.absolute() if resume else new_sweep(described, output)
-    console.print(
-        f"[bold]{described.config.name}[/bold]: {plan.runs} trials → {folder}", highlight=False, soft_wrap=True
-    )
+    name = described.config.name
+    say(console, "[bold]{name}[/bold]: {trials} trials → {folder}", name=name, trials=plan.runs, folder=folder)
     for remark in plan.remarks:
         warn(console, remark)
     try:
         with claimed(folder, new=resume is None):
             run_sweep(plan, folder, console)
     except KeyboardInterrupt:
-        console.print(f"stopped; go on with: [bold]strata sweep --resume {folder}[/bold]", soft_wrap=True)
+        again = shlex.quote(str(folder))
+        say(console, "stopped; go on with: [bold]strata sweep --resume {folder}[/bold]", folder=again)
         raise

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.about import versions
 from orchestrator.cluster.connect import connected, embedded
@@ -49,7 +50,7 @@ def examine(console: Console, output: Path | None = None, client: str | None = N
     for finding in _findings((output or RUNS).absolute(), client):
         healthy &= not finding.todo
         mark = "[red]✗[/red]" if finding.todo else "[green]✓[/green]"
-        table.add_row(mark, finding.what, finding.found + (f"\n→ {finding.todo}" if finding.todo else ""))
+        table.add_row(mark, Text(finding.what), Text(finding.found + (f"\n→ {finding.todo}" if finding.todo else "")))
     console.print(table, highlight=False)
     return healthy
 

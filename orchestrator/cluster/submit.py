@@ -16,7 +16,7 @@ from orchestrator.about import versions
 from orchestrator.cluster.connect import quiet
 from orchestrator.cluster.token import HINT, has_token
 from orchestrator.errors import WorkFailed
-from orchestrator.runs.display import warn
+from orchestrator.runs.display import say, warn
 from ssl_core.errors import InputError
 from ssl_core.schema.urls import without_credentials
 
@@ -60,7 +60,7 @@ def submit(words: Sequence[str], address: str | None, folder: Path, check: bool,
         console.print("looking at the cluster …")
         _examine(client, folder, console)
     job = _send(client, words, folder)
-    console.print(f"job [bold]{job}[/bold]: strata {shlex.join(words)}", highlight=False, soft_wrap=True)
+    say(console, "job [bold]{job}[/bold]: strata {words}", job=job, words=shlex.join(words))
     console.print(
         f"it goes on without this terminal: `ray job logs --follow {job}` shows it again, `ray job stop {job}` ends it",
         highlight=False,

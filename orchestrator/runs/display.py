@@ -1,17 +1,19 @@
 """What a run shows in the terminal: a live table of epochs, and tables at the end."""
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from ssl_core.evaluation.metrics import by_layer, known, layers_of
 from ssl_core.schema.metric import Metric
 
+NAME = re.compile(r"\{\w+\}")
 SHOWN = 12  # epochs in the live table
 COLUMNS = (
     *("epoch", "loss", "loss/last", "loss/hidden", "loss/predictor", "alpha", "knn/last", "knn/best", "linear/last"),
@@ -29,9 +31,23 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def warn(console: Console, message: str) -> None:
+def say(console: Console, sentence: str, **names: object) -> None:
+    """Print a sentence whose style is ours, and in which paths and other people's words stand as they are.
+
+    Args:
+        sentence: with rich's markup, and `{name}` for each of `names`.
+    """
+    ours = Text.from_markup(sentence, emoji=False)
+    said = Text()
+    for number, piece in enumerate(ours.divide([end for found in NAME.finditer(ours.plain) for end in found.span()])):
+        is_name = number % 2 == 1  # of what they divide, every other piece is one
+        said += Text(str(names[piece.plain[1:-1]]), piece.get_style_at_offset(console, 0)) if is_name else piece
+    console.print(said, highlight=False, soft_wrap=True)
+
+
+def warn(console: Console, message: object) -> None:
     """Say what is wrong without ending anything."""
-    console.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False, soft_wrap=True)
+    say(console, "[yellow]warning:[/yellow] {message}", message=message)
 
 
 class RunDisplay:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from orchestrator.about import git_revision, versions
 from orchestrator.errors import WorkFailed
-from orchestrator.runs.display import RunDisplay, duration, layer_table, warn
+from orchestrator.runs.display import RunDisplay, duration, layer_table, say, warn
 from orchestrator.runs.folder import Run
 from orchestrator.runs.supervise import Training, check_method
 from orchestrator.tracking.courier import Courier
@@ -52,7 +52,7 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
         warn(console, remark)
     check_store(run.config.tracking, run.output)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
-    with interruptible(), ThreadPoolExecutor(1) as pool:
+    with _keeps_config(run), interruptible(), ThreadPoolExecutor(1) as pool:
         checked = pool.submit(check_method, run.config, images)
         with connected():
             share = worker_share(run.config.scaling, run.config.positives.searches)
@@ -78,6 +78,18 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
             except BaseException:
                 recorder.close("FAILED")
                 raise
+
+
+@contextmanager
+def _keeps_config(run: Run) -> Iterator[None]:
+    """A run that is resumed with what turns out not to fit its checkpoints keeps the configuration that does."""
+    before = run.config_file.read_bytes() if run.config_file.exists() else None
+    try:
+        yield
+    except InputError:
+        if before is not None:
+            write_atomically(run.config_file, lambda file: file.write(before))
+        raise
 
 
 def _open_tracker(run: Run, images: "Images", courier: Courier) -> Tracker:
@@ -271,7 +283,7 @@ def show_summary(summary: dict[str, Any], output: Path, console: Console) -> Non
     took = f"{duration(summary['seconds'])} in all, {duration(summary['startup_seconds'] or 0)} of it to the first step"
     console.print(f"{took}, {summary['images_per_second'] or 0:.0f} images/s", highlight=False)
     for what, path in (("weights", "model.safetensors"), ("figures", "metrics.jsonl"), ("pictures", "plots")):
-        console.print(f"{what:<9} {output / path}", highlight=False, soft_wrap=True)
+        say(console, "{what} {path}", what=f"{what:<9}", path=output / path)
     console.print("look at it: [bold]strata ui[/bold]")
 
 

@@ -119,7 +119,7 @@ def trial_table(trials: Sequence[Trial], metrics: Sequence[str], seeds: bool, be
             *([str(trial.repeat)] if seeds else []),
             f"{trial.epoch}/{trial.epochs}",
             *(f"{value}{star}" for value in values),
-            trial.reason,
+            Text(trial.reason),
             style=STYLES.get(trial.status, ""),
         )
     return table

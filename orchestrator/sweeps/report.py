@@ -1,5 +1,6 @@
 """A sweep's end: its answer and its tables in the terminal; a page, pictures and the best recipe in its folder."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.runs.display import duration
+from orchestrator.runs.display import duration, say
 from orchestrator.sweeps.answer import answer
 from orchestrator.sweeps.file import Sweep, sweep_at
 from orchestrator.sweeps.findings import Findings
@@ -110,7 +111,8 @@ def show_report(report: Report, folder: Path, console: Console) -> None:
             text = f"trial {trial.number} {trial.status.lower()}: {describe(trial.settings)}: {trial.reason}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
     for what, path in (("report", REPORT_FILE), ("pictures", "report"), ("trials", "trials")):
-        console.print(f"{what:<9} {folder / path}", highlight=False, soft_wrap=True)
+        say(console, "{what} {path}", what=f"{what:<9}", path=folder / path)
     if report.best is not None:
-        console.print(f"train with the best: [bold]strata pretrain {folder / BEST_FILE}[/bold]", soft_wrap=True)
+        best = shlex.quote(str(folder / BEST_FILE))
+        say(console, "train with the best: [bold]strata pretrain {best}[/bold]", best=best)
     console.print("look at it: [bold]strata ui[/bold]")

@@ -58,8 +58,9 @@ def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Mod
         sizes["dynamic_img_size"] = True
     try:
         model = _create(config.name, sizes, config.kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise InputError(f"backbone: timm cannot build {config.name} with {config.kwargs}: {error}") from error
+    except Exception as error:  # whatever its hundreds of models raise: this one cannot be built
+        why = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+        raise InputError(f"backbone: timm cannot build {config.name} with {config.kwargs}: {why}") from error
     embed = getattr(model, "patch_embed", None)  # where patches overlap, their size need not divide the image's
     patch = embed.patch_size if isinstance(embed, PatchEmbed) else (1, 1)
     if any(config.image_size % side for side in patch):

@@ -18,8 +18,8 @@ from pydantic_core import ErrorDetails
 from ssl_core.recipes.read import Layer, line_of
 from ssl_core.recipes.words import expected
 from ssl_core.schema import walk
+from ssl_core.schema.walk import Loc
 
-Loc = tuple[int | str, ...]
 OURS = ("value_error", "assertion_error")  # pydantic's types of what a validator of the schema says
 
 
@@ -29,7 +29,7 @@ def explain(model: type[BaseModel], values: Mapping[str, Any], layers: Sequence[
     Args:
         layers: who set the keys, the last one last.
     """
-    return [f"{_place(loc, message, layers)}{message}" for loc, message in problems(model, values)]
+    return [placed(loc, message, layers) for loc, message in problems(model, values)]
 
 
 def problems(model: type[BaseModel], values: Mapping[str, Any]) -> list[tuple[Loc, str]]:
@@ -136,8 +136,11 @@ def _adapter(annotation: Any) -> Any:
     return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False)).validate_python
 
 
-def _place(loc: Loc, message: str, layers: Sequence[Layer]) -> str:
-    """`FILE:LINE: ` or `command line: ` of what set a key; of what is between keys, that of the key it begins with."""
+def placed(loc: Loc, message: str, layers: Sequence[Layer]) -> str:
+    """A message behind `FILE:LINE: ` or `command line: `, whatever set its key last.
+
+    What is between keys stands where the key that it begins with does.
+    """
     if not loc:
         about = re.match(r"[a-z_]+(\.\w+)*", message)
         loc = tuple(about[0].split(".")) if about else ()
@@ -149,10 +152,9 @@ def _place(loc: Loc, message: str, layers: Sequence[Layer]) -> str:
             except (KeyError, IndexError, TypeError, ValueError):
                 break
         else:
-            return (
-                f"{layer.where}:{line_of(layer.where, loc)}: " if isinstance(layer.where, Path) else f"{layer.where}: "
-            )
-    return ""
+            line = f":{line_of(layer.where, loc)}" if isinstance(layer.where, Path) else ""
+            return f"{layer.where}{line}: {message}"
+    return message
 
 
 def _key(node: Mapping[Any, Any], part: int | str) -> int | str:

@@ -6,15 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from ssl_core.errors import InputError
-from ssl_core.files import as_path
-from ssl_core.recipes.errors import explain
+from ssl_core.files import as_path, is_file
+from ssl_core.recipes.errors import explain, placed
 from ssl_core.recipes.merge import merged, nested
 from ssl_core.recipes.read import Layer, Setting, as_key_takes, parse_override, read_file
+from ssl_core.recipes.references import Unresolved, resolved
 from ssl_core.schema.run import RunConfig
 
 FOLDER = Path(__file__).parent
@@ -27,7 +26,7 @@ def names() -> list[str]:
 
 def title(name: str) -> str:
     """The first line of a bundled recipe's opening comment."""
-    return _bundled()[name].read_text().partition("\n")[0].lstrip("# ")
+    return _bundled()[name].read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
 def load(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> RunConfig:
@@ -37,13 +36,14 @@ def load(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> RunConf
         InputError: an unknown recipe or key, a value of the wrong type or outside its range.
     """
     files, settings = _places(recipe, overrides)
+    layers = [*files, *(Layer(setting.where, nested(setting)) for setting in settings)]
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.create(merged(files, settings)[0]), resolve=True)
+        values = resolved(merged(files, settings)[0])
+    except Unresolved as error:
+        raise InputError(placed(error.loc, str(error), layers)) from error
+    try:
         return RunConfig.model_validate(values)
-    except OmegaConfBaseException as error:
-        raise InputError(f"{recipe}: {str(error).splitlines()[0]}") from error
     except ValidationError as error:
-        layers = [*files, *(Layer(setting.where, nested(setting)) for setting in settings)]
         raise InputError("\n".join(explain(RunConfig, values, layers))) from error
 
 
@@ -80,11 +80,12 @@ def _bundled() -> dict[str, Path]:
 def _find(recipe: str | Path) -> Path:
     if str(recipe) in _bundled():
         return _bundled()[str(recipe)]
-    if (file := as_path(recipe)).is_file():
+    if is_file(file := as_path(recipe)):
         return file
     near = difflib.get_close_matches(str(recipe), names(), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"no recipe named {recipe}, and no such YAML file: {hint}`strata recipes` lists them")
+    shown = name if len(name := str(recipe)) <= 200 else f"{name[:200]}…"
+    raise InputError(f"no recipe named {shown}, and no such YAML file: {hint}`strata recipes` lists them")
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> list[Layer]:
@@ -92,8 +93,12 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> list[Layer]:
     if path in below:
         raise InputError(f"{path}: extends itself through {' → '.join(p.name for p in below)}")
     layer = read_file(path)
-    parent = layer.values.pop("extends", None)
+    parent = layer.extends
     if parent is None:
         return [layer]
-    beside = path.parent / str(parent)
-    return [*_read(beside if beside.is_file() else _find(parent), (*below, path)), layer]
+    try:
+        above = beside if is_file(beside := path.parent / parent) else _find(parent)
+    except InputError as error:
+        here = Layer(path, {"extends": parent})
+        raise InputError(placed(("extends",), f"extends: {error}", [here])) from error
+    return [*_read(above, (*below, path)), layer]

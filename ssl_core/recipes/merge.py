@@ -90,11 +90,12 @@ def _set(node: Any, parts: Sequence[str], setting: Setting) -> Any:
     if not parts:
         return _over(node, setting.value)
     part, *rest = parts
-    if isinstance(node, list) and part.isdigit():
-        if int(part) >= len(node):
+    if isinstance(node, list):
+        if not part.isdecimal() or int(part) >= len(node):
             above = setting.key[: len(setting.key) - len(".".join(parts)) - 1]
             raise InputError(
                 f"{setting.where}: {setting.key}: no such entry; {above} has {len(node)} here, counted from 0"
+                f"{f' ({above}.0, …)' if node else ''}"
             )
         return [_set(item, rest, setting) if place == int(part) else item for place, item in enumerate(node)]
     there = node if isinstance(node, Mapping) else {}

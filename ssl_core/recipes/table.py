@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from ssl_core.recipes.references import escaped
 from ssl_core.schema.keys import keys
 from ssl_core.schema.run import RunConfig
 from ssl_core.schema.types import Key
@@ -49,7 +50,7 @@ def rows(config: RunConfig) -> list[Row]:
 
 def dump(config: RunConfig) -> str:
     """The resolved configuration as YAML: `load` gives the same run again."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(escaped(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:

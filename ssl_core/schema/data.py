@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ssl_core.schema.types import OPERATION, Fraction, Section
+from ssl_core.schema.types import OPERATION, Fraction, Paths, Section
 
 
 def scheme_of(path: str) -> tuple[str, str] | None:
@@ -21,27 +21,25 @@ def paths_of(*given: str | list[str] | None) -> list[str]:
 
 
 class DataConfig(Section):
-    train: Annotated[str | list[str], OPERATION] = Field(
+    train: Annotated[Paths, OPERATION] = Field(
         description="a folder of images, Parquet file(s) or a folder of them, or bundled:digits", examples=["FOLDER"]
     )
-    val: Annotated[str | list[str] | None, OPERATION] = Field(
+    val: Annotated[Paths | None, OPERATION] = Field(
         None, description="the same kinds; labelled, it is what k-NN is measured on"
     )
-    image_column: Annotated[str, OPERATION] = Field(
-        "image", description="Parquet: raw bytes, or Hugging Face's struct<bytes, path>"
-    )
-    label_column: Annotated[str, OPERATION] = Field(
-        "label", description="Parquet: integers or strings; the column may be absent"
-    )
-    labels: Annotated[Literal["auto", "none"], OPERATION] = Field(
+    image_column: str = Field("image", description="Parquet: raw bytes, or Hugging Face's struct<bytes, path>")
+    label_column: str = Field("label", description="Parquet: integers or strings; the column may be absent")
+    labels: Literal["auto", "none"] = Field(
         "auto", description="none: ignore class folders and label columns (folders by date are no classes)"
     )
     limit: PositiveInt | None = Field(None, description="train on this many images, the same random ones every time")
     max_broken: Annotated[Fraction, OPERATION] = Field(
         0.05, description="stop when more than this fraction of the images cannot be decoded"
     )
-    cache_mb: Annotated[PositiveInt, OPERATION] = Field(
-        512, description="Parquet row groups that a process keeps decoded from disk; a larger set is shuffled in blocks"
+    cache_mb: PositiveInt = Field(
+        512,
+        description="Parquet row groups that a process keeps decoded from disk; a larger set is shuffled in blocks, "
+        "so that the order of its images depends on this",
     )
     workers: Annotated[NonNegativeInt | None, OPERATION] = Field(
         None, description="loader processes per training worker; default: its CPUs less one, at most 8"

@@ -2,16 +2,16 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
-from ssl_core.schema.types import SHAPES, Section
+from ssl_core.schema.types import SHAPES, Pixels, Section
 
 
 class BackboneConfig(Section):
     key: ClassVar = SHAPES
 
     name: str = Field("vit_small_patch16_224", description="any timm model that gives per-layer features")
-    image_size: PositiveInt = 224
+    image_size: Pixels = 224
     patch_size: PositiveInt | None = Field(None, description="ViT only; default: the model's own")
     pool: Literal["token", "mean"] = Field("token", description="ViT only: class token, or mean of the patch tokens")
     freeze_patch_embed: bool = Field(False, description="MoCo v3: a frozen random patch projection")
@@ -20,6 +20,16 @@ class BackboneConfig(Section):
         default_factory=dict, description="passed to timm.create_model; in_chans: 1 trains on grey images"
     )
 
+    @field_validator("kwargs")
+    @classmethod
+    def _fits_images(cls, value: dict[str, Any]) -> dict[str, Any]:
+        channels = value.get("in_chans", 3)
+        if type(channels) is not int or channels not in (1, 3):
+            raise ValueError(f"in_chans: images are read as grey or as RGB; expected 1 or 3 (given: {channels!r})")
+        if "img_size" in value:
+            raise ValueError("img_size: set backbone.image_size")
+        return value
+
     @property
     def channels(self) -> int:
-        return int(self.kwargs.get("in_chans", 3))
+        return self.kwargs.get("in_chans", 3)

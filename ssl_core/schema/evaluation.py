@@ -6,7 +6,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from ssl_core.schema.metric import Metric
 from ssl_core.schema.registry import Registered
-from ssl_core.schema.types import OPERATION, Form, Section
+from ssl_core.schema.types import OPERATION, Form, Paths, Section
+
+EvaluatorName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$"), Form("letters, digits, - and _, at most 100 of them")
+]
 
 
 class EvaluationDataConfig(Section):
@@ -14,8 +18,8 @@ class EvaluationDataConfig(Section):
 
     key: ClassVar = OPERATION
 
-    train: str | list[str] = Field(description="the bank that k-NN looks in and probes are fitted to")
-    val: str | list[str] | None = Field(None, description="what is classified")
+    train: Paths = Field(description="the bank that k-NN looks in and probes are fitted to")
+    val: Paths | None = Field(None, description="what is classified")
     labels: Literal["auto", "none"] = Field("auto", description="none: ignore class folders and label columns")
     image_column: str | None = Field(None, description="Parquet; default: that of data")
     label_column: str | None = Field(None, description="Parquet; default: that of data")
@@ -37,7 +41,7 @@ class EvaluatorConfig(Registered):
         kind: str
 
     every: PositiveInt = Field(1, description="epochs; the first and the last evaluation always take place")
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$"), Form("letters, digits, - and _")] | None = Field(
+    name: EvaluatorName | None = Field(
         None, description="before its metrics' names, NAME.knn/last; default: none. Two of one kind need different ones"
     )
     data: EvaluationDataConfig | None = Field(

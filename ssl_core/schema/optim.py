@@ -4,13 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from ssl_core.schema.types import TUNABLE, Fraction, Section
+from ssl_core.schema.types import TUNABLE, Form, Fraction, Section
+
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class OptimConfig(Section):
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     epochs: PositiveInt = 100
-    batch_size: PositiveInt = Field(1024, description="images per optimizer step, over all workers and accumulation")
+    batch_size: Annotated[int, Field(gt=0, le=10**7), Form("a whole number from 1 to 10,000,000")] = Field(
+        1024, description="images per optimizer step, over all workers and accumulation"
+    )
     lr: Annotated[NonNegativeFloat, TUNABLE] = Field(
         1.5e-4, description="for a batch of 256; scaled linearly with batch_size"
     )
@@ -20,7 +24,7 @@ class OptimConfig(Section):
     weight_decay_end: Annotated[NonNegativeFloat | None, TUNABLE] = Field(
         None, description="cosine to this; default: constant"
     )
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW")
+    betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW")
     momentum: Fraction = Field(0.9, description="SGD and LARS")
     clip_grad: Annotated[PositiveFloat | None, TUNABLE] = Field(None, description="largest norm of the whole gradient")
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -6,7 +6,7 @@ YAML recipes and `KEY=VALUE` overrides parse into these models and into nothing 
 
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from ssl_core.schema.data import DataConfig, paths_of
 from ssl_core.schema.distill import DistillConfig
@@ -26,12 +26,12 @@ else:  # those that are known by now, those of other packages too
     AnyObjective, AnyEvaluator = ObjectiveConfig.any_of(), EvaluatorConfig.any_of()
 
 
-NAME_FORM = Form("letters, digits, dots, dashes and underscores, a letter or a digit first")
+NAME_FORM = Form("letters, digits, dots, dashes and underscores, a letter or a digit first, at most 200 of them")
 
 
 class RunConfig(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), NAME_FORM, OPERATION] = "pretrain"
-    seed: NonNegativeInt = 0
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"), NAME_FORM, OPERATION] = "pretrain"
+    seed: Annotated[int, Field(ge=0, lt=2**64), Form("a whole number of at least 0 and below 2**64")] = 0
     data: DataConfig
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     framework: AnyObjective | None = Field(None, description="what the network learns from, by name")
@@ -131,8 +131,9 @@ class RunConfig(Section):
     def possible_workers(self) -> list[int]:
         """Numbers of workers that share the batch evenly, the most first."""
         least, most = self.scaling.bounds
-        images = self.optim.batch_size / self.optim.accumulate
-        return [n for n in range(most, least - 1, -1) if images % n == 0 and images // n >= 2]
+        images, over = divmod(self.optim.batch_size, self.optim.accumulate)
+        most = min(most, images // 2) if not over else 0
+        return [workers for workers in range(most, least - 1, -1) if images % workers == 0]
 
     def with_workers(self, workers: int) -> "RunConfig":
         """The same run, on so many workers."""

@@ -8,7 +8,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     PrivateAttr,
-    StringConstraints,
     field_validator,
     model_validator,
 )
@@ -61,8 +60,11 @@ class TrackingConfig(Section):
     key: ClassVar = OPERATION
 
     uri: str | None = Field(None, description="MLflow tracking server; default: sqlite in strata-runs/mlflow.db")
-    experiment: Annotated[str, StringConstraints(min_length=1), Form("a name")] = "strata"
-    tags: dict[str, str] = Field(default_factory=dict)
+    experiment: Annotated[str, Field(min_length=1, max_length=500), Form("text, 1 to 500 signs")] = "strata"
+    tags: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[\w./: -]+$", max_length=250)], str],
+        Form("keys and values, each text; a key's signs are letters, digits and _-.:/, 1 to 250 of them"),
+    ] = Field(default_factory=dict)
 
     _connection: str | None = PrivateAttr(None)
 

@@ -24,12 +24,16 @@ class Form:
     text: str
 
 
+Paths = Annotated[
+    Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)],
+    Form("text or a list, each text"),
+]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Range = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Form("[least, most], neither below 0")]
 
 
-def _rising(value: Any) -> Any:
+def rising(value: Any) -> Any:
     if value[0] > value[1]:
         raise ValueError(f"[{value[0]:g}, {value[1]:g}]: expected [least, most]")
     return value
@@ -37,11 +41,12 @@ def _rising(value: Any) -> Any:
 
 ShareRange = Annotated[
     tuple[Annotated[float, Field(gt=0.0, le=1.0)], Annotated[float, Field(gt=0.0, le=1.0)]],
-    AfterValidator(_rising),
+    AfterValidator(rising),
     Form("[least, most], shares above 0 and at most 1"),
 ]
+Pixels = Annotated[int, Field(gt=0, le=2**14), Form("a whole number from 1 to 16,384")]
 PositiveRange = Annotated[
-    tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising), Form("[least, most], both above 0")
+    tuple[PositiveFloat, PositiveFloat], AfterValidator(rising), Form("[least, most], both above 0")
 ]
 
 

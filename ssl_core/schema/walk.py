@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+Loc = tuple[int | str, ...]
+"""Where a value stands: keys, and places in lists."""
+
 
 def members(annotation: Any) -> list[Any]:
     """The types that a value can have, one by one: `int | None` is int and None; without what is said of them."""

@@ -23,7 +23,7 @@ from tests.images import draw_stripes
 COMMANDS = commands()
 STRATA = typer.main.get_command(app).commands
 FOREIGN = "barlow-like"  # of the example package, whose own test trains it
-OTHERS = {"lint-imports", "ray"}
+OTHERS = {"lint-imports", "pip-audit", "ray"}
 """Programs that are not ours and have nothing to be looked up in this repository."""
 
 

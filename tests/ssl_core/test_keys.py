@@ -19,6 +19,8 @@ def test_each_section_says_what_its_keys_are_for() -> None:
     assert {key for key, known in found.items() if not known.science} >= {"name", "scaling.workers", "data.workers"}
     assert not any(known.science and known.resumes for known in found.values())
     assert not any(known.shapes and known.in_mid_run for known in found.values())
+    for key in ("image_column", "label_column", "labels", "cache_mb"):  # which images, which partners, which order
+        assert found[f"data.{key}"].science
     assert found["backbone.kwargs.depth"].shapes
     assert found["distill.alpha"].in_mid_run
     assert fact(small(), "framework.output_dim").shapes

@@ -1,12 +1,18 @@
 """The command line: what it says, and its exit status."""
 
+import os
+import platform
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import orchestrator
+from orchestrator.cli.options import split
+from orchestrator.runs.display import say
 from orchestrator.runs.folder import new_run
 from orchestrator.runs.record import pretrain
 from orchestrator.tracking.store import Store
@@ -37,6 +43,7 @@ def test_help_lists_the_commands(strata) -> None:
     [
         (["optim.lrr=1"], "did you mean optim.lr?"),
         (["optim.epochs=ten"], "optim.epochs"),
+        (["data.train=~nobody-of-this-name/x"], "no such user"),
         (["smal-mocov3"], "did you mean small-mocov3?"),
         (["small-mocov3"], "data.train: missing"),
         (["data.train=/no/such/folder"], "/no/such/folder does not exist"),
@@ -59,6 +66,7 @@ def test_wrong_input_ends_with_status_2_and_leaves_nothing(strata, tmp_path: Pat
     [
         ("distill.layers=[1, 9]", r"\[9\] of a backbone with layers 1 to 6"),
         ("backbone.name=vit_tinny", "vit_tiny_patch16_224"),
+        ("backbone.kwargs.norm_layer=nope", r"timm cannot build .* with .*'norm_layer': 'nope'"),
         ("optim.batch_size=100000", "more than the 4000 images"),
     ],
 )
@@ -68,6 +76,91 @@ def test_what_only_torch_and_the_images_tell_is_found_before_work_starts(
     with pytest.raises(InputError, match=expected):
         pretrain(new_run(recipes.load("demo", [setting]), tmp_path / "run"), Console(quiet=True), started=0.0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_are_told_without_an_import_of_what_they_are_of() -> None:
+    code = (
+        "import sys; from orchestrator.cli.main import app\n"
+        "from typer.testing import CliRunner\n"
+        "done = CliRunner().invoke(app, ['--version'])\n"
+        "print(done.output, [m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *told, heavy = done.stdout.splitlines()
+    assert heavy.strip() == "[]"
+    found = dict(line.split() for line in told if line)
+    for name, package in (("strata", "strata-ssl"), ("torch", "torch"), ("ray", "ray"), ("mlflow", "mlflow")):
+        assert found[name] == version(package)
+    assert found["python"] == platform.python_version()
+
+
+def test_nothing_is_told_to_the_makers_of_what_it_stands_on() -> None:
+    code = (
+        "import orchestrator\n"
+        "from huggingface_hub.constants import HF_HUB_DISABLE_TELEMETRY as silent\n"
+        "from mlflow.telemetry.utils import is_telemetry_disabled\n"
+        "from ray._common.usage.usage_lib import usage_stats_enabled\n"
+        "print(silent, is_telemetry_disabled(), usage_stats_enabled())"
+    )
+    clean = {key: value for key, value in os.environ.items() if key not in orchestrator.SILENT}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean)
+    assert done.stdout.split() == ["True", "True", "False"]
+    chosen = {**clean, "RAY_USAGE_STATS_ENABLED": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=chosen)
+    assert done.stdout.split()[2] == "True"
+
+
+def test_a_user_without_a_home_has_no_token_and_can_use_mlflow(tmp_path: Path) -> None:
+    lost = "import pwd\ndef nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobody\n"
+    (tmp_path / "sitecustomize.py").write_text(lost)
+    code = (
+        "import pathlib, orchestrator.cli.main, orchestrator.tracking.mlflow\n"
+        "import mlflow\n"
+        "from orchestrator.cluster.token import has_token\n"
+        "print(pathlib.Path.home(), has_token())"
+    )
+    env = {key: value for key, value in os.environ.items() if key not in ("HOME", "USER", "LOGNAME")}
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.split() == ["/", "False"], done.stderr
+
+
+def test_brackets_colons_and_odd_signs_of_a_path_stand_as_they_are(strata, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    place = "/d/[red]x[/b]:smile:[/]"
+    assert place in strata("show", "demo", f"data.train={place}").stdout
+    done = strata("pretrain", f"data.train={place}", "--output", "runs[/b]")
+    assert f"→ {tmp_path}/runs[/b]" in done.stdout
+    assert f"{place} does not exist" in done.stderr
+    console = Console(record=True, width=20)
+    say(console, "[bold]{path}[/bold] and {path}", path="a[/bold]:x:\\")
+    assert console.export_text() == "a[/bold]:x:\\ and a[/bold]:x:\\\n"
+
+
+def test_signs_that_the_terminal_cannot_take_end_nothing(strata, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = strata("pretrain", "data.train=/no/α")
+    assert done.returncode == 2
+    assert "(\\u03b1 1)" in done.stdout
+    assert "/no/\\u03b1 does not exist" in done.stderr
+    shown = strata("show", "demo", "--explain")
+    assert shown.returncode == 0, shown.stderr
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+    for words in (["data.train=caf\udce9"], ["--output", "caf\udce9"], ["caf\udce9.yaml"]):
+        done = strata("pretrain", *words)
+        assert done.returncode == 2
+        assert "caf\\udce9" in done.stderr
+
+
+def test_a_file_is_a_recipe_whatever_its_name(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").mkdir()
+    (tmp_path / "lr=0.1" / "config.yaml").write_text("extends: demo\n")
+    assert split(["lr=0.1/config.yaml", "seed=1"]) == ("lr=0.1/config.yaml", ["seed=1"])
+    assert split(["lr=0.2/config.yaml"]) == (None, ["lr=0.2/config.yaml"])
+    assert split([f"name={'x' * 5000}"])[0] is None
+    with pytest.raises(InputError, match="one recipe at a time"):
+        split(["demo", "lr=0.1/config.yaml"])
 
 
 def test_debug_shows_the_traceback(strata) -> None:

@@ -9,6 +9,32 @@ from ssl_core import recipes
 from ssl_core.errors import InputError
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "data.cache_mb=1",
+        "data.labels=none",
+        "data.label_column=kind",
+        "data.image_column=png",
+        "data.limit=40",
+        "seed=3",
+        "optim.epochs=9",  # rates follow the whole length of a run
+        "optim.batch_size=16",  # a step of an epoch would be another one
+        "optim.name=sgd",
+        "backbone.image_size=40",
+        "backbone.kwargs.depth=3",
+    ],
+)
+def test_what_a_run_learns_from_stays_and_a_refusal_leaves_its_folder_as_it_was(word: str, tmp_path: Path) -> None:
+    run = new_run(recipes.load("small-mocov3", ["data.train=bundled:digits"]), tmp_path / "run")
+    run.write_config()
+    before = run.config_file.read_bytes()
+    with pytest.raises(InputError, match=rf"another run.*\n{word.partition('=')[0]}: .* → {word.partition('=')[2]}"):
+        resumed_run(run.output, [word])
+    assert run.config_file.read_bytes() == before
+    assert list(run.output.iterdir()) == [run.config_file]
+
+
 def test_a_resumed_run_may_change_where_it_runs_but_not_what_it_learns(tmp_path: Path) -> None:
     run = new_run(recipes.load("small-mocov3", ["data.train=bundled:digits"]), tmp_path / "run")
     run.write_config()

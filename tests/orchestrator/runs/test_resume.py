@@ -16,6 +16,7 @@ from orchestrator.runs.folder import claimed, new_run, resumed_run
 from orchestrator.runs.record import pretrain
 from ssl_core import recipes
 from ssl_core.errors import InputError
+from ssl_core.training.checkpoints import CheckpointStore
 from tests.orchestrator.conftest import TINY, assert_session_ends, listening
 
 EPOCHS = 9  # enough of them that a signal comes in the middle
@@ -118,3 +119,14 @@ def test_a_run_interrupted_twice_ends_bit_equal(ray_session, folders, tmp_path: 
     assert [record["epoch"] for record in records] == list(range(EPOCHS + 1))
     assert any(record.get("positives/bootstrap_ratio") for record in records), "nobody was paired with a neighbour"
     assert (output / "plots" / f"neighbors_{EPOCHS:04d}.png").exists()
+
+
+def test_what_does_not_fit_its_checkpoint_leaves_the_configuration_as_it_was(ray_session, tmp_path: Path) -> None:
+    run = new_run(recipes.load("small-simclr", [*TINY, "data.train=bundled:digits", "data.limit=32"]), tmp_path / "run")
+    run.write_config()
+    CheckpointStore(run.output, run.config).save({"epoch": 1, "step": 0, "history": [], "layout": 0})
+    before = run.config_file.read_bytes()
+    resumed = resumed_run(run.output, ["tracking.tags.try=second"])
+    with pytest.raises(InputError, match="former version"):
+        pretrain(resumed, Console(quiet=True), started=0.0)
+    assert run.config_file.read_bytes() == before

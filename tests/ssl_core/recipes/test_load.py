@@ -56,9 +56,47 @@ def test_an_unknown_recipe_is_answered_with_the_nearest():
     assert "no recipe named nothing-like-it" in error_of("nothing-like-it")
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n"])
+@pytest.mark.parametrize(
+    "text", ["- a\n- b\n", "a: [1\n", "5\n", "null: 3\n", f"a: {'[' * 400}{']' * 400}\n", "a: &x [*x]\n"]
+)
 def test_what_is_no_recipe_is_named(text: str, tmp_path: Path):
-    assert str(tmp_path / "run.yaml") in error_of(write(tmp_path / "run.yaml", text))
+    message = error_of(write(tmp_path / "run.yaml", text))
+    assert message.startswith(f"{tmp_path / 'run.yaml'}: ")
+    assert "\n" not in message
+
+
+def test_names_that_cannot_be_files_are_no_recipes():
+    assert "no recipe named xxx" in error_of("x" * 5000)
+    assert "no such user" in error_of("~nobody-of-this-name/x.yaml")
+    assert "not a name in UTF-8" in error_of("caf\udce9.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("5", "no recipe named 5"),
+        ("[a, b]", "expected one recipe's name or file (given: ['a', 'b'])"),
+        ("{a: b}", "expected one recipe's name or file"),
+        ("x" * 5000, "no recipe named xxx"),
+        ("~nobody-of-this-name/x.yaml", "no such user"),
+    ],
+)
+def test_what_cannot_be_extended_is_named_with_its_line(given: str, expected: str, tmp_path: Path):
+    file = write(tmp_path / "run.yaml", f"seed: 1\nextends: {given}\n")
+    assert error_of(file).startswith(f"{file}:2: extends: ")
+    assert expected in error_of(file)
+
+
+def test_a_recipe_with_a_number_for_a_name_can_be_extended(tmp_path: Path):
+    write(tmp_path / "2020", "extends: demo\nseed: 5\n")
+    assert recipes.load(write(tmp_path / "run.yaml", "extends: 2020\n")).seed == 5
+
+
+def test_numbers_of_workers_are_bounded_by_the_batch():
+    config = recipes.load("demo", ["scaling.workers=[1, 1000000000000]", "optim.batch_size=12"])
+    assert config.possible_workers == [6, 4, 3, 2, 1]
+    assert "shares optim.batch_size" in error_of("demo", "scaling.workers=[7, 1000000000000]", "optim.batch_size=12")
+    assert recipes.load("demo", ["optim.batch_size=12", "optim.accumulate=2"]).possible_workers == [1]
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/name:os.system"])
