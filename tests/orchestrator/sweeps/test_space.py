@@ -157,7 +157,7 @@ def test_a_varied_framework_starts_anew_with_what_the_sweep_sets_of_it(tmp_path:
 
 def test_a_section_that_is_varied_away_stays_away(tmp_path: Path) -> None:
     text = "recipe: demo\noverrides: {distill.anneal: none}\nspace:\n  distill: {grid: [null, {alpha: 0.5}]}\n"
-    found = sweep(tmp_path, text + "searcher: grid\n")
+    found = Sweep(write(tmp_path, text + "searcher: grid\n"))
     off, on = sorted((found.run_config(settings).distill for settings in found.config.planned()), key=bool)
     assert off is None
     assert (on.alpha, on.anneal) == (0.5, "none")
@@ -185,6 +185,8 @@ def test_a_dumped_sweep_is_the_same_from_another_folder(tmp_path: Path) -> None:
     assert (again.run_config(settings).optim.lr, again.run_config(settings).data.limit) == (1, 300)
 
 
+BIG_GRID = "space:\n" + "".join(f"  optim.{key}: {{grid: {list(range(60))}}}\n" for key in "abcde")
+ALIASES = "seed: &a0 [x]\n" + "".join(f"k{n}: &a{n + 1} [{f'*a{n}, ' * 9}]\n" for n in range(12))
 ALPHA = "space:\n  distill.alpha: {uniform: [0, 1]}\n"
 
 
@@ -209,10 +211,10 @@ ALPHA = "space:\n  distill.alpha: {uniform: [0, 1]}\n"
             5,
             ["positives.kind is no key of the space above it"],
         ),
-        ("space: {}\n", 4, ["space", "at least 1"]),
+        ("space: {}\n", 4, ["space: expected 1 to 100 keys", "given: {}"]),
         ("", 1, ["space: missing"]),
         (ALPHA + "searchr: random\n", 6, ["searchr: unknown key", "did you mean searcher?"]),
-        (ALPHA + "searcher: {name: optuna, samplr: tpe}\n", 6, ["searcher.samplr", "did you mean sampler?"]),
+        (ALPHA + "searcher: {name: optuna, samplr: tpe}\n", 6, ["searcher.samplr", "did you mean searcher.sampler?"]),
         (ALPHA + "searcher: skopt\n", 6, ["searcher.name", "grid"]),
         (ALPHA + "searcher: grid\n", 6, ["grid needs lists", "space.distill.alpha is a range"]),
         (ALPHA + "searcher: bohb\nscheduler: asha\n", 6, ["bohb", "go together"]),
@@ -227,6 +229,41 @@ ALPHA = "space:\n  distill.alpha: {uniform: [0, 1]}\n"
         (ALPHA + "scheduler: {name: asha, grace: 50}\n", 6, ["50 epochs are more than the 4"]),
         (ALPHA + "trials: none\n", 6, ["trials", "'none'"]),
         (ALPHA + "name: ../away\n", 6, ["name", "../away"]),
+        (ALPHA + "trials: 4\nseed: 1\ntrials: 400\n", 8, ["found duplicate key trials"]),
+        (ALPHA + "  distill.alpha: {uniform: [0, 2]}\n", 6, ["found duplicate key distill.alpha"]),
+        ("space:\n  distill.alpha: {uniform: [0, .inf]}\n", 5, ["space.distill.alpha", "from -1e+300 to 1e+300"]),
+        ("space:\n  distill.alpha: {quniform: [0, 1, .nan]}\n", 5, ["space.distill.alpha", "from -1e+300 to 1e+300"]),
+        ("space:\n  distill.alpha: {quniform: [0, 1, 2]}\n", 5, ["a step above 0, at most high - low"]),
+        (
+            "space:\n  distill.alpha: {quniform: [0, 1, 0.3]}\nsearcher: hyperopt\n",
+            5,
+            ["space.distill.alpha", "hyperopt needs low and high that are multiples of the step"],
+        ),
+        ("space:\n  positives.top_k: {randint: [1, 9223372036854775808]}\n", 5, ["integers within ±2^53"]),
+        ("space:\n  distill.alpha: {choice: [0, 0.0]}\n", 5, ["twice"]),
+        (ALPHA + "  distill.beta: {uniform: [0, 1], when: abc}\n", 6, ["space.distill.beta: when: expected keys"]),
+        (
+            ALPHA + "  distill.beta: {uniform: [0, 1], when: {distill.alpha: []}}\n",
+            6,
+            ["when: distill.alpha: expected a"],
+        ),
+        (ALPHA + "  distill.beta: {uniform: [0, 1], when: {distill.alpha: 0.5}}\n", 6, ["distill.alpha is never 0.5"]),
+        (
+            "space:\n  positives.kind: {choice: [augment, adasim]}\n"
+            "  positives.tau: {uniform: [0, 1], when: {positives.kind: adasin}}\n",
+            6,
+            ["positives.kind is never adasin; it is choice [augment, adasim]"],
+        ),
+        ("space:\n  recipe: {choice: [1, ~]}\n", 5, ["space.recipe: expected a list of recipes' names or files"]),
+        ("space:\n  seed: {grid: [0, 1]}\n", 5, ["space.seed: a sweep sets its runs' seeds", "`repeats`", "`seed`"]),
+        ("space:\n  name: {grid: [a, b]}\n", 5, ["space.name: "]),
+        (ALPHA + "trials: 100000000\n", 6, ["trials: expected a whole number from 1 to 10000"]),
+        (ALPHA + "repeats: 1000000000\n", 6, ["repeats: 20 settings × 1,000,000,000 seeds are 20,000,000,000 runs"]),
+        (ALPHA + "scheduler: {name: asha, factor: 1.0000001}\n", 6, ["scheduler.factor", "of at least 1.1"]),
+        (ALPHA + "scheduler: {name: pbt, every: 4}\n", 6, ["scheduler.every: after 4 epochs a trial of 4 is over"]),
+        (BIG_GRID + "searcher: grid\ntrials: 20\n", 4, ["space: it has more than 10,000 combinations"]),
+        (BIG_GRID, 4, ["space: it has more than 10,000 combinations"]),
+        (ALIASES, 1, ["YAML node expansion exceeds"]),
     ],
 )
 def test_what_is_wrong_is_said_with_file_line_and_key(text: str, line: int, parts: list[str], tmp_path: Path) -> None:
