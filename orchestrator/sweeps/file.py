@@ -104,17 +104,22 @@ class Sweep:
             "overrides": overrides,
             "space": space,
         }
-        return OmegaConf.to_yaml(OmegaConf.create(values))
+        return as_yaml(values)
 
     def _located(self, loc: Sequence[int | str], message: str, given: Sequence[Setting]) -> str:
         """A message with file and line, or the command line, of the key that it is about."""
         key = message.partition(":")[0] if not loc else ".".join(map(str, loc))
-        if any(s.key == key or key.startswith(f"{s.key}.") for s in given):
+        if any(f"{key}.".startswith(f"{s.key}.") or s.key.startswith(f"{key}.") for s in given):
             return f"command line: {message}"
         if not loc:  # errors between keys begin with the key that they are about
             section, _, below = key.partition(".")
             loc = (section, below) if section in FREE else key.split(".")
         return f"{self.where(*map(str, loc))}: {message}"
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """YAML that recipes' loader reads as the same values: the text 1e-5 stands in quotation marks."""
+    return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def sweep_at(folder: Path, given_as: str) -> Sweep:

@@ -8,7 +8,10 @@ import yaml
 
 from orchestrator.sweeps.file import Sweep
 from orchestrator.sweeps.plan import epochs_of, make_plan, share_of
+from orchestrator.sweeps.report import Report
 from orchestrator.sweeps.space import Dimension, describe, label
+from orchestrator.sweeps.trials import Trial
+from ssl_core import recipes
 from ssl_core.errors import InputError
 from ssl_core.schema.types import EveryN
 
@@ -117,6 +120,91 @@ def test_random_search_is_the_same_for_the_same_seed_and_goes_through_grids_even
     assert first == again
     assert sweep(tmp_path, text, "seed=1").config.planned() != first
     assert [settings["distill.beta"] for settings in first] == [0, 1, 2] * 3
+
+
+def test_numbers_with_exponents_are_numbers_as_in_recipes(tmp_path: Path) -> None:
+    text = "space:\n  optim.lr: {loguniform: [1e-5, 1e-2]}\n  optim.weight_decay: {choice: [1e-3, 1e-4]}\n"
+    space = sweep(tmp_path, text).config.space
+    assert (space["optim.lr"].args, space["optim.weight_decay"].args) == ((1e-5, 1e-2), (1e-3, 1e-4))
+
+
+@pytest.mark.parametrize(("step", "last"), [([0, 1, 0.6], 0.6), ([10, 100, 35], 80), ([0, 1, 0.35], 0.7)])
+def test_a_step_that_does_not_divide_its_range_stays_within_it(step: list, last: float) -> None:
+    dimension = Dimension.model_validate({"quniform": step})
+    generator = np.random.default_rng(0)
+    assert max(dimension.sample(generator) for _ in range(50)) == last == dimension.probes()[1]
+    assert dimension.nearest(step[1]) == last, "what a scheduler changes a value to"
+
+
+def test_grids_alone_are_tried_in_full_and_each_setting_once(tmp_path: Path) -> None:
+    text = "space:\n  distill.alpha: {grid: [0, 1, 2, 3]}\n  distill.beta: {grid: [0, 1]}\n"
+    planned = sweep(tmp_path, text).config.planned()
+    assert len({str(settings) for settings in planned}) == len(planned) == 8
+    plan = make_plan(sweep(tmp_path, text, "trials=20", "repeats=2"))
+    assert (plan.settings, plan.runs) == (8, 16)
+    assert plan.remarks == ["trials: 20, but there are 8 settings, each tried once; `repeats` adds seeds"]
+    more = {key: f"  optim.{key}: {{grid: {list(range(5))}}}\n" for key in "ab"}
+    assert len(sweep(tmp_path, f"space:\n{more['a']}{more['b']}").config.planned()) == 25
+
+
+SMALL = """
+space:
+  positives.kind: {choice: [augment, adasim]}
+  positives.top_k: {randint: [2, 5], when: {positives.kind: adasim}}
+  positives.tau: {quniform: [0.1, 0.2, 0.05], when: {positives.kind: adasim}}
+  distill.layers: {grid: [all, {every: 2}]}
+"""
+
+
+def test_random_search_tries_each_setting_of_a_small_space_once(tmp_path: Path) -> None:
+    planned = sweep(tmp_path, SMALL, "trials=100").config.planned()
+    assert len({str(settings) for settings in planned}) == len(planned) == 2 * (1 + 3 * 3)
+    for fewer in (1, 7, 19):  # a sweep goes on with more
+        assert sweep(tmp_path, SMALL, f"trials={fewer}").config.planned() == planned[:fewer]
+
+
+def test_a_range_has_settings_enough_also_where_it_seldom_exists(tmp_path: Path) -> None:
+    kinds = ", ".join(f"k{number}" for number in range(12))
+    text = f"space:\n  a: {{choice: [{kinds}]}}\n  b: {{uniform: [0, 1], when: {{a: k0}}}}\ntrials: 40\n"
+    planned = sweep(tmp_path, text).config.planned()
+    assert len({str(settings) for settings in planned}) == len(planned) == 40
+    assert sum("b" not in settings for settings in planned) == 11
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("my sweep (1)", "my-sweep-1"), ("été", "ete"), ("図", "sweep"), ("-x", "x"), ("a" * 200, "a" * 100)],
+)
+def test_a_sweep_is_called_by_its_file_whatever_that_is_called(file: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{file}.yaml").write_text(HEAD + ALPHA)
+    assert Sweep(tmp_path / f"{file}.yaml").config.name == name
+
+
+@pytest.mark.parametrize("key", ["seed", "name"])
+def test_what_a_sweep_says_of_all_runs_is_no_override(key: str, tmp_path: Path) -> None:
+    file = write(tmp_path, f"overrides:\n  data.limit: 256\n  {key}: 7\n{ALPHA}")
+    with pytest.raises(InputError, match=rf"mine\.yaml:3: overrides\.{key}: "):
+        Sweep(file)
+
+
+def test_the_command_line_reaches_into_a_sweeps_sections(tmp_path: Path) -> None:
+    words = ["space.distill.beta={grid: [0, 1]}", "overrides.data.limit=64", "searcher.name=random", "scheduler=none"]
+    config = sweep(tmp_path, ALPHA + "searcher: optuna\n", *words).config
+    assert (list(config.space), config.overrides["data.limit"]) == (["distill.alpha", "distill.beta"], 64)
+    assert (config.searcher.name, config.scheduler.name) == ("random", "none")
+    assert "command line: trials" in error_of(tmp_path, ALPHA, "trials.x=3")
+
+
+def test_the_best_recipe_loads_again_whatever_its_values_are(tmp_path: Path) -> None:
+    texts = ["a\nb: 1", "# z", "é\u2028"]
+    key = "backbone.kwargs.note"
+    values = {"recipe": "demo", "space": {key: {"choice": texts}}, "scheduler": "none"}
+    found = Sweep(write(tmp_path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True)))
+    for number, text in enumerate(texts):
+        trial = Trial(1, {key: text}, {key: label(text)}, 0, 1, "FINISHED", records=[{"epoch": 1, "knn/last": 0.5}])
+        file = tmp_path / f"best-{number}.yaml"
+        file.write_text(Report(found, [trial], 1.0).best_recipe())
+        assert recipes.load(file).backbone.kwargs["note"] == text
 
 
 def test_layer_choices_become_configurations(tmp_path: Path) -> None:
