@@ -1,38 +1,29 @@
 """A sweep's YAML: read and written, its errors with file and line, and the runs that its settings make."""
 
-import difflib
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from orchestrator.runs.folder import absolute_paths
-from orchestrator.sweeps.space import (
-    BudgetConfig,
-    CollapseConfig,
-    ResourcesConfig,
-    SchedulerConfig,
-    SearcherConfig,
-    Settings,
-    SweepConfig,
-    named,
-)
+from orchestrator.sweeps.space import Dimension, Settings, SweepConfig, named
 from ssl_core import recipes
 from ssl_core.errors import InputError
+from ssl_core.files import is_file
 from ssl_core.recipes import Setting
+from ssl_core.recipes.errors import problems
+from ssl_core.recipes.read import read_file
 from ssl_core.schema.run import RunConfig
 from ssl_core.schema.urls import without_credentials
 
 SWEEP_FILE = "sweep.yaml"  # in a sweep's folder
-SECTIONS = {
-    "searcher": SearcherConfig,
-    "scheduler": SchedulerConfig,
-    "budget": BudgetConfig,
-    "resources": ResourcesConfig,
-    "collapse": CollapseConfig,
-}
+FREE = ("space", "overrides")  # of keys with dots
+NAMED = ("searcher", "scheduler")  # of which the name alone can be given
 
 
 class Sweep:
@@ -55,11 +46,14 @@ class Sweep:
         for setting in given:
             if setting not in self._command_line:
                 _assign(values, setting)
-        values.setdefault("name", file.stem)
-        try:
-            self.config = SweepConfig.model_validate(values)
-        except ValidationError as error:
-            raise InputError("\n".join(self._explain(item, given) for item in error.errors())) from error
+        values.setdefault("name", _name_of(file))
+        for key in NAMED:
+            if key in values:
+                values[key] = named(values[key])
+        wrong = _problems(values)
+        if wrong:
+            raise InputError("\n".join(self._located(loc, message, given) for loc, message in wrong))
+        self.config = SweepConfig.model_validate(values)
         for setting in self._command_line:
             if setting.key in self.config.space:
                 raise InputError(f"command line: {setting.key} is varied by {self.where('space', setting.key)}")
@@ -96,7 +90,7 @@ class Sweep:
         beside = self.file.parent / recipe
         own = [Setting(key, value, where=self.where("overrides", key)) for key, value in c.overrides.items()]
         varied = [Setting(key, value, where=self.where("space", key)) for key, value in values.items()]
-        return str(beside) if beside.is_file() else recipe, [*own, *self._command_line, *varied]
+        return str(beside) if is_file(beside) else recipe, [*own, *self._command_line, *varied]
 
     def dump(self) -> str:
         """The sweep as YAML, with what the command line set: it gives the same sweep again, from any folder."""
@@ -108,31 +102,26 @@ class Sweep:
         }
         recipe = self.file.parent / c.recipe
         values = c.model_dump(mode="json") | {
-            "recipe": str(recipe.absolute()) if recipe.is_file() else c.recipe,
+            "recipe": str(recipe.absolute()) if is_file(recipe) else c.recipe,
             "overrides": overrides,
             "space": space,
         }
-        return yaml.safe_dump(_without_credentials(values), sort_keys=False, allow_unicode=True)
+        return as_yaml(_without_credentials(values))
 
-    def _explain(self, item: Any, given: Sequence[Setting]) -> str:
-        loc = [part for part in item["loc"] if isinstance(part, (str, int))]
-        key = ".".join(map(str, loc))
-        set_there = any(s.key == key or key.startswith(f"{s.key}.") for s in given)
-        where = "command line" if set_there else self.where(*map(str, loc)) if loc else str(self.file)
-        if item["type"] == "extra_forbidden":
-            valid = list(SECTIONS.get(loc[0] if len(loc) > 1 else "", SweepConfig).model_fields)
-            near = difflib.get_close_matches(str(loc[-1]), valid, 1)
-            hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(valid)}"
-            return f"{where}: {key}: unknown key; {hint}"
-        if item["type"] == "missing":
-            return f"{where}: {key}: missing; `space` says what is varied, such as distill.alpha: {{uniform: [0, 1]}}"
-        message = item["msg"].removeprefix("Value error, ")
+    def _located(self, loc: Sequence[int | str], message: str, given: Sequence[Setting]) -> str:
+        """A message with file and line, or the command line, of the key that it is about."""
+        key = message.partition(":")[0] if not loc else ".".join(map(str, loc))
+        if any(f"{key}.".startswith(f"{s.key}.") or s.key.startswith(f"{key}.") for s in given):
+            return f"command line: {message}"
         if not loc:  # errors between keys begin with the key that they are about
-            about = message.partition(":")[0]
-            parts = ("space", about.removeprefix("space.")) if about.startswith("space.") else tuple(about.split("."))
-            return f"{self.where(*parts)}: {message}"
-        shown = "" if isinstance(item["input"], dict) else f" (given: {item['input']!r})"
-        return f"{where}: {key}: {message[:1].lower()}{message[1:]}{shown}"
+            section, _, below = key.partition(".")
+            loc = (section, below) if section in FREE else key.split(".")
+        return f"{self.where(*map(str, loc))}: {message}"
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """YAML that recipes' loader reads as the same values: the text 1e-5 stands in quotation marks."""
+    return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def sweep_at(folder: Path, given_as: str) -> Sweep:
@@ -157,23 +146,58 @@ def _without_credentials(values: Any) -> Any:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
+    if not is_file(file):
         raise InputError(f"{file}: no such file; a sweep is a YAML file, such as search_spaces/smoke.yaml")
     try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a YAML file: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: expected keys and values, with at least `space:`")
-    return values
+        node = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode) or not node.value:
+            raise InputError(f"{file}:1: expected keys and values, with at least `space:`")
+        layer = read_file(file)
+        if layer.extends is not None:
+            raise InputError(f"{file}: extends: a sweep stands on a recipe alone: recipe: {layer.extends}")
+        return layer.values
+    except (InputError, yaml.YAMLError) as error:
+        cause = error.__cause__ if isinstance(error, InputError) else error
+        mark = getattr(cause, "problem_mark", None)
+        if mark is None and isinstance(error, InputError):
+            raise
+        line = f":{mark.line + 1}" if mark is not None else ""
+        raise InputError(f"{file}{line}: not a YAML file: {getattr(cause, 'problem', None) or cause}") from error
+    except RecursionError as error:
+        raise InputError(f"{file}: not a YAML file: nested too deeply") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+
+
+def _name_of(file: Path) -> str:
+    """A sweep's name of its file's: `my sweep (é).yaml` is my-sweep-e."""
+    letters = unicodedata.normalize("NFKD", file.stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._]+", "-", letters)[:100].strip("-._") or "sweep"
+
+
+def _problems(values: dict[str, Any]) -> list[tuple[Sequence[int | str], str]]:
+    """What is wrong with a sweep's values, and where: each varied key by itself, then all together.
+
+    Varied keys become `Dimension`s in `values`.
+    """
+    wrong: list[tuple[Sequence[int | str], str]] = []
+    space = values.get("space")
+    for key, written in space.items() if isinstance(space, dict) else ():
+        try:
+            space[key] = Dimension.model_validate(written)
+        except ValidationError as error:
+            wrong += [(("space", key), f"space.{key}: {item['ctx']['error']}") for item in error.errors()]
+    return wrong or [*problems(SweepConfig, values)]
 
 
 def _assign(values: dict[str, Any], setting: Setting) -> None:
     """Set a key of the sweep; `searcher.sampler=cmaes` after `searcher: optuna` goes below the name."""
-    *above, last = setting.key.split(".")
+    section, _, below = setting.key.partition(".")
+    *above, last = (section, below) if section in FREE and below else setting.parts
     node = values
     for part in above:
-        below = node.get(part)
-        node[part] = named(below) if below is not None and not isinstance(below, dict) else (below or {})
-        node = node[part]
+        inner = named(node.get(part)) if part in NAMED and part in node else node.get(part)
+        next_node: dict[str, Any] = inner if isinstance(inner, dict) else {}
+        node[part] = next_node
+        node = next_node
     node[last] = setting.value

@@ -13,7 +13,7 @@ from rich.table import Table
 from orchestrator.cluster.room import WorkerShare, capacity, check_fit
 from orchestrator.runs.display import warn
 from orchestrator.sweeps.file import Sweep
-from orchestrator.sweeps.space import Settings, describe
+from orchestrator.sweeps.space import DEFAULT_TRIALS, Settings, describe
 from ssl_core.data.sources import open_images
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import InputError
@@ -25,6 +25,7 @@ from ssl_core.schema.run import RunConfig
 if TYPE_CHECKING:
     from ssl_core.methods import Method
 
+MOST_RUNS = 100_000  # that Ray Tune can be asked for at once
 PROBED = 32  # settings at random that are checked where there is no list of all
 TOLD = 8  # errors that are told at once
 TIMED_BATCH, TIMED_STEPS = 32, 6  # what is trained to estimate the time
@@ -71,8 +72,16 @@ def make_plan(sweep: Sweep) -> Plan:
     """
     c = sweep.config
     planned = c.planned()
+    count = len(planned) if planned is not None else c.trials or DEFAULT_TRIALS
+    if count * c.repeats > MOST_RUNS:
+        raise InputError(
+            f"{sweep.where('repeats')}: repeats: {count:,} settings × {c.repeats:,} seeds are "
+            f"{count * c.repeats:,} runs; expected at most {MOST_RUNS:,}"
+        )
     errors: list[str] = []
     remarks: dict[str, None] = {}
+    if count < (c.trials or 0):
+        remarks[f"trials: {c.trials}, but there are {count} settings, each tried once; `repeats` adds seeds"] = None
     good: list[tuple[Settings, RunConfig]] = []
     size = 0
     for settings in planned if planned is not None and c.searcher.name != "random" else _probes(sweep, planned):
@@ -92,9 +101,8 @@ def make_plan(sweep: Sweep) -> Plan:
         raise InputError("\n".join(errors))
     if c.scheduler.name == "pbt":
         _check_changeable(sweep)
-    settings = len(planned) if planned is not None else c.trials or 20
     largest = max((config for _, config in good), key=lambda config: config.scaling.workers)
-    return Plan(sweep, planned, settings, good, largest, list(remarks), size)
+    return Plan(sweep, planned, count, good, largest, list(remarks), size)
 
 
 def share_of(plan: Plan, nodes: list[dict[str, float]]) -> tuple[WorkerShare, int]:
@@ -198,10 +206,16 @@ def _check(sweep: Sweep, config: RunConfig, remarks: dict[str, None]) -> int:
             remarks[f"mode={mode}: {better} {metric} is better, and this looks for the opposite"] = None
     for remark in (*images.remarks, *remarks_on(config)):
         remarks[remark] = None
-    if sweep.config.scheduler.grace > config.optim.epochs:
+    scheduler, epochs = sweep.config.scheduler, config.optim.epochs
+    if scheduler.grace > epochs:
         raise InputError(
-            f"{sweep.where('scheduler', 'grace')}: scheduler.grace: {sweep.config.scheduler.grace} epochs are more "
-            f"than the {config.optim.epochs} of a trial"
+            f"{sweep.where('scheduler', 'grace')}: scheduler.grace: {scheduler.grace} epochs are more "
+            f"than the {epochs} of a trial"
+        )
+    if scheduler.name == "pbt" and scheduler.every >= epochs:
+        raise InputError(
+            f"{sweep.where('scheduler', 'every')}: scheduler.every: after {scheduler.every} epochs a trial of {epochs} "
+            "is over, and nothing is ever taken over; expected fewer"
         )
     return size
 

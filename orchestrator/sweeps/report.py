@@ -4,13 +4,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.runs.display import duration, say
 from orchestrator.sweeps.answer import answer
-from orchestrator.sweeps.file import Sweep, sweep_at
+from orchestrator.sweeps.file import Sweep, as_yaml, sweep_at
 from orchestrator.sweeps.findings import Findings
 from orchestrator.sweeps.page import render_page
 from orchestrator.sweeps.pictures import draw_pictures
@@ -68,8 +67,7 @@ class Report:
         said = "".join(f"# {line}\n" for line in self.answer())
         return (
             f"# The best of {self.counts()}.\n{said}#\n#   strata pretrain {BEST_FILE}\n"
-            f"#   strata pretrain {BEST_FILE} optim.epochs=300 backbone.image_size=64 seed=1\n"
-            + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+            f"#   strata pretrain {BEST_FILE} optim.epochs=300 backbone.image_size=64 seed=1\n" + as_yaml(values)
         )
 
     def write(self, folder: Path) -> list[Path]:

@@ -104,6 +104,8 @@ def _searcher(plan: Plan, known: Sequence[Trial]) -> Any:
         return None
     points = [_point(c.searcher.name, c.space, trial.proposed) for trial in known if trial.repeat == 0]
     seed = c.seed + len(points)  # a sampler that starts anew must not draw again what it drew then
+    metric: Any
+    mode: Any
     metric, mode = (c.metric[0], c.mode[0]) if len(c.metric) == 1 else (c.metric, c.mode)
     if c.searcher.name == "optuna":
         import optuna
@@ -168,14 +170,15 @@ class _Ask:
                 found[key] = trial.suggest_int(name, dimension.args[0], dimension.args[1] - 1)
             else:
                 low, high, *step = dimension.args
-                step = {"step": step[0]} if step else {}
-                found[key] = trial.suggest_float(name, low, high, log=dimension.logarithmic, **step)
+                found[key] = trial.suggest_float(
+                    name, low, high, log=dimension.logarithmic, step=step[0] if step else None
+                )
 
 
 def _scheduler(plan: Plan) -> Any:
     c = plan.sweep.config.scheduler
     epochs = max(config.optim.epochs for _, config in plan.examples)
-    halving = {"time_attr": "epoch", "max_t": epochs, "reduction_factor": c.factor}
+    halving: dict[str, Any] = {"time_attr": "epoch", "max_t": epochs, "reduction_factor": c.factor}
     if c.name == "asha":
         return schedulers.AsyncHyperBandScheduler(grace_period=c.grace, **halving)
     if c.name == "median":
@@ -188,7 +191,7 @@ def _scheduler(plan: Plan) -> Any:
         space = plan.sweep.config.space
         # A list moves to a neighbouring value, a range by a fifth up or down, or anew.
         mutations = {
-            key: [label(value) for value in space[key].values] if space[key].values else _domain(space[key])
+            key: [label(value) for value in values] if (values := space[key].values) else _domain(space[key])
             for key in changeable(plan.sweep)
         }
         return synchronous_pbt(

@@ -8,7 +8,10 @@ import yaml
 
 from orchestrator.sweeps.file import Sweep
 from orchestrator.sweeps.plan import epochs_of, make_plan, share_of
+from orchestrator.sweeps.report import Report
 from orchestrator.sweeps.space import Dimension, describe, label
+from orchestrator.sweeps.trials import Trial
+from ssl_core import recipes
 from ssl_core.errors import InputError
 from ssl_core.schema.types import EveryN
 
@@ -119,6 +122,91 @@ def test_random_search_is_the_same_for_the_same_seed_and_goes_through_grids_even
     assert [settings["distill.beta"] for settings in first] == [0, 1, 2] * 3
 
 
+def test_numbers_with_exponents_are_numbers_as_in_recipes(tmp_path: Path) -> None:
+    text = "space:\n  optim.lr: {loguniform: [1e-5, 1e-2]}\n  optim.weight_decay: {choice: [1e-3, 1e-4]}\n"
+    space = sweep(tmp_path, text).config.space
+    assert (space["optim.lr"].args, space["optim.weight_decay"].args) == ((1e-5, 1e-2), (1e-3, 1e-4))
+
+
+@pytest.mark.parametrize(("step", "last"), [([0, 1, 0.6], 0.6), ([10, 100, 35], 80), ([0, 1, 0.35], 0.7)])
+def test_a_step_that_does_not_divide_its_range_stays_within_it(step: list, last: float) -> None:
+    dimension = Dimension.model_validate({"quniform": step})
+    generator = np.random.default_rng(0)
+    assert max(dimension.sample(generator) for _ in range(50)) == last == dimension.probes()[1]
+    assert dimension.nearest(step[1]) == last, "what a scheduler changes a value to"
+
+
+def test_grids_alone_are_tried_in_full_and_each_setting_once(tmp_path: Path) -> None:
+    text = "space:\n  distill.alpha: {grid: [0, 1, 2, 3]}\n  distill.beta: {grid: [0, 1]}\n"
+    planned = sweep(tmp_path, text).config.planned()
+    assert len({str(settings) for settings in planned}) == len(planned) == 8
+    plan = make_plan(sweep(tmp_path, text, "trials=20", "repeats=2"))
+    assert (plan.settings, plan.runs) == (8, 16)
+    assert plan.remarks == ["trials: 20, but there are 8 settings, each tried once; `repeats` adds seeds"]
+    more = {key: f"  optim.{key}: {{grid: {list(range(5))}}}\n" for key in "ab"}
+    assert len(sweep(tmp_path, f"space:\n{more['a']}{more['b']}").config.planned()) == 25
+
+
+SMALL = """
+space:
+  positives.kind: {choice: [augment, adasim]}
+  positives.top_k: {randint: [2, 5], when: {positives.kind: adasim}}
+  positives.tau: {quniform: [0.1, 0.2, 0.05], when: {positives.kind: adasim}}
+  distill.layers: {grid: [all, {every: 2}]}
+"""
+
+
+def test_random_search_tries_each_setting_of_a_small_space_once(tmp_path: Path) -> None:
+    planned = sweep(tmp_path, SMALL, "trials=100").config.planned()
+    assert len({str(settings) for settings in planned}) == len(planned) == 2 * (1 + 3 * 3)
+    for fewer in (1, 7, 19):  # a sweep goes on with more
+        assert sweep(tmp_path, SMALL, f"trials={fewer}").config.planned() == planned[:fewer]
+
+
+def test_a_range_has_settings_enough_also_where_it_seldom_exists(tmp_path: Path) -> None:
+    kinds = ", ".join(f"k{number}" for number in range(12))
+    text = f"space:\n  a: {{choice: [{kinds}]}}\n  b: {{uniform: [0, 1], when: {{a: k0}}}}\ntrials: 40\n"
+    planned = sweep(tmp_path, text).config.planned()
+    assert len({str(settings) for settings in planned}) == len(planned) == 40
+    assert sum("b" not in settings for settings in planned) == 11
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("my sweep (1)", "my-sweep-1"), ("été", "ete"), ("図", "sweep"), ("-x", "x"), ("a" * 200, "a" * 100)],
+)
+def test_a_sweep_is_called_by_its_file_whatever_that_is_called(file: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{file}.yaml").write_text(HEAD + ALPHA)
+    assert Sweep(tmp_path / f"{file}.yaml").config.name == name
+
+
+@pytest.mark.parametrize("key", ["seed", "name"])
+def test_what_a_sweep_says_of_all_runs_is_no_override(key: str, tmp_path: Path) -> None:
+    file = write(tmp_path, f"overrides:\n  data.limit: 256\n  {key}: 7\n{ALPHA}")
+    with pytest.raises(InputError, match=rf"mine\.yaml:3: overrides\.{key}: "):
+        Sweep(file)
+
+
+def test_the_command_line_reaches_into_a_sweeps_sections(tmp_path: Path) -> None:
+    words = ["space.distill.beta={grid: [0, 1]}", "overrides.data.limit=64", "searcher.name=random", "scheduler=none"]
+    config = sweep(tmp_path, ALPHA + "searcher: optuna\n", *words).config
+    assert (list(config.space), config.overrides["data.limit"]) == (["distill.alpha", "distill.beta"], 64)
+    assert (config.searcher.name, config.scheduler.name) == ("random", "none")
+    assert "command line: trials" in error_of(tmp_path, ALPHA, "trials.x=3")
+
+
+def test_the_best_recipe_loads_again_whatever_its_values_are(tmp_path: Path) -> None:
+    texts = ["a\nb: 1", "# z", "é\u2028"]
+    key = "backbone.kwargs.note"
+    values = {"recipe": "demo", "space": {key: {"choice": texts}}, "scheduler": "none"}
+    found = Sweep(write(tmp_path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True)))
+    for number, text in enumerate(texts):
+        trial = Trial(1, {key: text}, {key: label(text)}, 0, 1, "FINISHED", records=[{"epoch": 1, "knn/last": 0.5}])
+        file = tmp_path / f"best-{number}.yaml"
+        file.write_text(Report(found, [trial], 1.0).best_recipe())
+        assert recipes.load(file).backbone.kwargs["note"] == text
+
+
 def test_layer_choices_become_configurations(tmp_path: Path) -> None:
     found = sweep(tmp_path, "space:\n  distill.layers: {choice: [all, every: 2, [2, 4]]}\nsearcher: grid\n")
     planned = sorted(found.config.planned(), key=lambda settings: str(label(settings["distill.layers"])))
@@ -157,7 +245,7 @@ def test_a_varied_framework_starts_anew_with_what_the_sweep_sets_of_it(tmp_path:
 
 def test_a_section_that_is_varied_away_stays_away(tmp_path: Path) -> None:
     text = "recipe: demo\noverrides: {distill.anneal: none}\nspace:\n  distill: {grid: [null, {alpha: 0.5}]}\n"
-    found = sweep(tmp_path, text + "searcher: grid\n")
+    found = Sweep(write(tmp_path, text + "searcher: grid\n"))
     off, on = sorted((found.run_config(settings).distill for settings in found.config.planned()), key=bool)
     assert off is None
     assert (on.alpha, on.anneal) == (0.5, "none")
@@ -195,6 +283,8 @@ def test_a_dumped_sweep_is_the_same_from_another_folder(tmp_path: Path) -> None:
     assert (again.run_config(settings).optim.lr, again.run_config(settings).data.limit) == (1, 300)
 
 
+BIG_GRID = "space:\n" + "".join(f"  optim.{key}: {{grid: {list(range(60))}}}\n" for key in "abcde")
+ALIASES = "seed: &a0 [x]\n" + "".join(f"k{n}: &a{n + 1} [{f'*a{n}, ' * 9}]\n" for n in range(12))
 ALPHA = "space:\n  distill.alpha: {uniform: [0, 1]}\n"
 
 
@@ -219,10 +309,10 @@ ALPHA = "space:\n  distill.alpha: {uniform: [0, 1]}\n"
             5,
             ["positives.kind is no key of the space above it"],
         ),
-        ("space: {}\n", 4, ["space", "at least 1"]),
+        ("space: {}\n", 4, ["space: expected 1 to 100 keys", "given: {}"]),
         ("", 1, ["space: missing"]),
         (ALPHA + "searchr: random\n", 6, ["searchr: unknown key", "did you mean searcher?"]),
-        (ALPHA + "searcher: {name: optuna, samplr: tpe}\n", 6, ["searcher.samplr", "did you mean sampler?"]),
+        (ALPHA + "searcher: {name: optuna, samplr: tpe}\n", 6, ["searcher.samplr", "did you mean searcher.sampler?"]),
         (ALPHA + "searcher: skopt\n", 6, ["searcher.name", "grid"]),
         (ALPHA + "searcher: grid\n", 6, ["grid needs lists", "space.distill.alpha is a range"]),
         (ALPHA + "searcher: bohb\nscheduler: asha\n", 6, ["bohb", "go together"]),
@@ -237,6 +327,41 @@ ALPHA = "space:\n  distill.alpha: {uniform: [0, 1]}\n"
         (ALPHA + "scheduler: {name: asha, grace: 50}\n", 6, ["50 epochs are more than the 4"]),
         (ALPHA + "trials: none\n", 6, ["trials", "'none'"]),
         (ALPHA + "name: ../away\n", 6, ["name", "../away"]),
+        (ALPHA + "trials: 4\nseed: 1\ntrials: 400\n", 8, ["found duplicate key trials"]),
+        (ALPHA + "  distill.alpha: {uniform: [0, 2]}\n", 6, ["found duplicate key distill.alpha"]),
+        ("space:\n  distill.alpha: {uniform: [0, .inf]}\n", 5, ["space.distill.alpha", "from -1e+300 to 1e+300"]),
+        ("space:\n  distill.alpha: {quniform: [0, 1, .nan]}\n", 5, ["space.distill.alpha", "from -1e+300 to 1e+300"]),
+        ("space:\n  distill.alpha: {quniform: [0, 1, 2]}\n", 5, ["a step above 0, at most high - low"]),
+        (
+            "space:\n  distill.alpha: {quniform: [0, 1, 0.3]}\nsearcher: hyperopt\n",
+            5,
+            ["space.distill.alpha", "hyperopt needs low and high that are multiples of the step"],
+        ),
+        ("space:\n  positives.top_k: {randint: [1, 9223372036854775808]}\n", 5, ["integers within ±2^53"]),
+        ("space:\n  distill.alpha: {choice: [0, 0.0]}\n", 5, ["twice"]),
+        (ALPHA + "  distill.beta: {uniform: [0, 1], when: abc}\n", 6, ["space.distill.beta: when: expected keys"]),
+        (
+            ALPHA + "  distill.beta: {uniform: [0, 1], when: {distill.alpha: []}}\n",
+            6,
+            ["when: distill.alpha: expected a"],
+        ),
+        (ALPHA + "  distill.beta: {uniform: [0, 1], when: {distill.alpha: 0.5}}\n", 6, ["distill.alpha is never 0.5"]),
+        (
+            "space:\n  positives.kind: {choice: [augment, adasim]}\n"
+            "  positives.tau: {uniform: [0, 1], when: {positives.kind: adasin}}\n",
+            6,
+            ["positives.kind is never adasin; it is choice [augment, adasim]"],
+        ),
+        ("space:\n  recipe: {choice: [1, ~]}\n", 5, ["space.recipe: expected a list of recipes' names or files"]),
+        ("space:\n  seed: {grid: [0, 1]}\n", 5, ["space.seed: a sweep sets its runs' seeds", "`repeats`", "`seed`"]),
+        ("space:\n  name: {grid: [a, b]}\n", 5, ["space.name: "]),
+        (ALPHA + "trials: 100000000\n", 6, ["trials: expected a whole number from 1 to 10000"]),
+        (ALPHA + "repeats: 1000000000\n", 6, ["repeats: 20 settings × 1,000,000,000 seeds are 20,000,000,000 runs"]),
+        (ALPHA + "scheduler: {name: asha, factor: 1.0000001}\n", 6, ["scheduler.factor", "of at least 1.1"]),
+        (ALPHA + "scheduler: {name: pbt, every: 4}\n", 6, ["scheduler.every: after 4 epochs a trial of 4 is over"]),
+        (BIG_GRID + "searcher: grid\ntrials: 20\n", 4, ["space: it has more than 10,000 combinations"]),
+        (BIG_GRID, 4, ["space: it has more than 10,000 combinations"]),
+        (ALIASES, 1, ["YAML node expansion exceeds"]),
     ],
 )
 def test_what_is_wrong_is_said_with_file_line_and_key(text: str, line: int, parts: list[str], tmp_path: Path) -> None:
