@@ -194,10 +194,9 @@ def _assign(values: dict[str, Any], setting: Setting) -> None:
     """Set a key of the sweep; `searcher.sampler=cmaes` after `searcher: optuna` goes below the name."""
     section, _, below = setting.key.partition(".")
     *above, last = (section, below) if section in FREE and below else setting.parts
-    node = values
+    node: Any = values
     for part in above:
         inner = named(node.get(part)) if part in NAMED and part in node else node.get(part)
-        next_node: dict[str, Any] = inner if isinstance(inner, dict) else {}
-        node[part] = next_node
-        node = next_node
+        node[part] = inner if isinstance(inner, dict) else {}
+        node = node[part]
     node[last] = setting.value
