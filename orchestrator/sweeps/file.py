@@ -181,8 +181,9 @@ def _problems(values: dict[str, Any]) -> list[tuple[Sequence[int | str], str]]:
     Varied keys become `Dimension`s in `values`.
     """
     wrong: list[tuple[Sequence[int | str], str]] = []
-    space = values.get("space")
-    for key, written in space.items() if isinstance(space, dict) else ():
+    given = values.get("space")
+    space: dict[str, Any] = given if isinstance(given, dict) else {}
+    for key, written in space.items():
         try:
             space[key] = Dimension.model_validate(written)
         except ValidationError as error:
