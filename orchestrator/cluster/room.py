@@ -80,13 +80,13 @@ def worker_share(scaling: ScalingConfig, indexed: bool = False) -> WorkerShare:
         gpus = 1.0 if any(node.get("GPU", 0) for node in there) else 0.0
     cpus = scaling.cpus_per_worker
     if cpus is None:
-        cpus = _fair_cpus(gpus, scaling.bounds[1], there)
+        cpus = fair_cpus(gpus, scaling.bounds[1], there)
     share = WorkerShare(cpus, gpus)
     check_fit(scaling, share, indexed, there)
     return share
 
 
-def _fair_cpus(gpus: float, workers: int, nodes: list[dict[str, float]]) -> int:
+def fair_cpus(gpus: float, workers: int, nodes: list[dict[str, float]]) -> int:
     """The most CPUs with which so many workers fit, node by node; where they do not, with which the most of them do."""
     possible = min(workers, capacity(WorkerShare(1, gpus), nodes))
     largest = max((int(node.get("CPU", 0)) for node in nodes), default=1)

@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.forkserver
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -77,9 +78,10 @@ class WorkerListener(Listener):
     def _is_news(self, event: Event) -> bool:
         """Whether the driver wants to know."""
         if isinstance(event, Stepped):
-            if event.time - self._last_step < STEP_INTERVAL and event.step != event.steps:
+            now = time.monotonic()  # the clock that people set may go back
+            if now - self._last_step < STEP_INTERVAL and event.step != event.steps:
                 return False
-            self._last_step = event.time
+            self._last_step = now
         return not isinstance(event, CheckpointDue)
 
     def wants_stop(self) -> bool:

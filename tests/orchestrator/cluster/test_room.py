@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.cluster.room import WorkerShare, capacity, check_fit, worker_share
+from orchestrator.cluster.room import WorkerShare, capacity, check_fit, fair_cpus, worker_share
 from ssl_core.errors import InputError
 from ssl_core.schema.scaling import ScalingConfig
 
@@ -50,6 +50,23 @@ def test_what_fits_is_let_in() -> None:
     check_fit(ScalingConfig(workers=8, index_gpus=0.1), WorkerShare(4, 0.9), True, GPUS)
     check_fit(ScalingConfig(workers=[3, 9]), WorkerShare(4, 0.0), False, PAIR)
     check_fit(ScalingConfig(workers=1, index_gpus=0.5), WorkerShare(1, 0.0), False, PAIR)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "nodes", "cpus"),
+    [
+        (0.0, 2, LAPTOP, 4),
+        (0.0, 3, LAPTOP, 2),
+        (0.0, 2, PAIR, 6),  # not (10 + 6) / 2 = 8, which one of the two does not have
+        (0.0, 3, PAIR, 5),
+        (1.0, 8, [{"CPU": 16.0}, {"CPU": 64.0, "GPU": 8.0}], 8),  # a head without GPUs has no part in it
+        (1.0, 8, [{"CPU": 32.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 8.0}], 8),
+        (0.0, 99, LAPTOP, 1),  # of an elastic run as many as there is room for
+        (0.0, 1, [], 1),
+    ],
+)
+def test_a_fair_share_is_the_most_with_which_all_fit(gpus: float, workers: int, nodes: list, cpus: int) -> None:
+    assert fair_cpus(gpus, workers, nodes) == cpus
 
 
 def test_workers_share_the_cpus_that_are_there(ray_session: None) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
@@ -69,19 +70,44 @@ def _interrupt(output: Path, command: list[str], number: signal.Signals) -> str:
     return printed
 
 
-def test_a_second_interrupt_forces_the_end(folders: Path, tmp_path: Path) -> None:
+def _of_ray(session_id: int, name: str) -> psutil.Process:
+    """A process of the Ray that a session has started."""
+    return next(p for p in psutil.process_iter(["name"]) if p.info["name"] == name and os.getsid(p.pid) == session_id)
+
+
+def _own_folder(session_id: int) -> Path:
+    """Where that Ray has its files."""
+    words = _of_ray(session_id, "gcs_server").cmdline()
+    session = next(word.partition("=")[2] for word in words if word.startswith("--session-dir="))
+    return Path(session).parents[1]
+
+
+def test_a_lost_ray_is_told_and_a_second_interrupt_forces_the_end(folders: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     words = [*TINY, f"data.train={folders / 'train'}", "optim.epochs=5000", "evaluation=[]"]
     process = _start("small-simclr", *words, "--output", str(output))
     _wait_for_epochs(output, 2, process)
+    folder = _own_folder(process.pid)
+    assert folder.stat().st_mode & 0o777 == 0o700, "others could look into Ray's files"
     with pytest.raises(InputError, match=f"in use by process {process.pid}"), claimed(output, new=False):
         pass
+    _of_ray(process.pid, "gcs_server").kill()
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "--resume goes on" in printed
+    assert_session_ends(process.pid)
+    assert not folder.exists()
+
+    process = _start("--resume", str(output))
+    _wait_for_epochs(output, _epochs(output) + 1, process)
+    folder = _own_folder(process.pid)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert_session_ends(process.pid)
+    assert not folder.exists()
     with claimed(output, new=False):
         pass
 
