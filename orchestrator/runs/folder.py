@@ -1,5 +1,6 @@
 """A run: its configuration and its folder; what is written there, and what is known of the software that ran it."""
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -83,7 +84,23 @@ def claimed(folder: Path, new: bool) -> Iterator[None]:
     if not is_local(folder):
         yield
         return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder):
+            if new and _is_used(folder):
+                raise InputError(f"--output: {folder} is not empty any more; choose another")
+            yield
+    finally:
+        if made and not _is_used(folder):  # work did not begin
+            (folder / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                for path in made:
+                    path.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     with (folder / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,8 +112,6 @@ def claimed(folder: Path, new: bool) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
         file.flush()
-        if new and _is_used(folder):
-            raise InputError(f"--output: {folder} is not empty any more; choose another")
         yield
 
 

@@ -99,7 +99,7 @@ def check(line: str, places: Places) -> None:
 
 def check_strata(words: list[str], places: Places) -> None:
     name, *rest = words or ["--help"]
-    if name == "--help":
+    if name in ("--help", "--version"):
         return
     command = STRATA[name]
     if not rest:  # spoken of, or run with nothing
