@@ -4,6 +4,7 @@ It asks all objectives what they need to see, makes one pass for each network, k
 answers, and adds up the losses.
 """
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from ssl_core.batch import Batch
 from ssl_core.errors import InputError
 from ssl_core.methods import hidden
-from ssl_core.networks.encoder import Encoder, Hide, Layers, Want
+from ssl_core.networks.blocks import Blocks
+from ssl_core.networks.encoder import Encoder
+from ssl_core.networks.layers import Hide, Layers, Want
 from ssl_core.networks.teacher import Teacher
 from ssl_core.objectives.base import Network, Objective, Place, See, Seen, Step
 from ssl_core.schema.distill import DistillConfig
@@ -87,9 +90,9 @@ class Method(nn.Module):
         student.freeze_what_does_not_reach(reduce(or_, asked))
         self.norms = nn.ModuleDict()
         if self.distill is not None and self.hidden_layers and self.distill.per_layer_norm:
-            if not student.is_vit:
+            if not isinstance(student.inside, Blocks):
                 raise InputError(f"distill.per_layer_norm: {student.name} has no final norm to copy")
-            self.norms.update({str(layer): student.copy_of_norm() for layer in self.hidden_layers})
+            self.norms.update({str(layer): copy.deepcopy(student.inside.final_norm) for layer in self.hidden_layers})
         self.teacher: Teacher | None = None
         if any(objective.teacher for objective in self.objectives.values()):
             self.teacher = Teacher(student, self._taught, teacher)

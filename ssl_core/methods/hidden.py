@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_core import schedules
-from ssl_core.networks.encoder import chosen_layers
+from ssl_core.networks.layers import chosen_layers
 from ssl_core.schema.distill import DistillConfig
 from ssl_core.schema.types import EveryN
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ssl_core import schedules
 from ssl_core.errors import InputError
-from ssl_core.networks.encoder import Want
 from ssl_core.networks.heads import LayerHeads, LayerMLP, scale_for_predictor
+from ssl_core.networks.layers import Want
 from ssl_core.objectives.base import Network, Objective, Place, See, Seen, Step
 from ssl_core.schema.objectives import FrameworkBase
 
