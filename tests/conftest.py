@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_core.batch import Batch, Masks
-from ssl_core.networks.encoder import Encoder, Want
+from ssl_core.networks.encoder import Encoder
+from ssl_core.networks.layers import Want
 from ssl_core.schema.run import RunConfig
 from tests.gloo import Ranks
 

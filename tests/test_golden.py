@@ -125,12 +125,12 @@ def weighted_loss(
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
     """The product's loss and its parts, from features of two views instead of images."""
     (objective,) = method.objectives.values()
-    alpha, weights = method.layer_weights(progress)
-    step = Step(progress, weights, method.beta_of(objective))
+    alpha, weights = method.weighting.at(progress, torch.device("cpu"))
+    step = Step(progress, weights, method.weighting.beta_of(objective))
     losses = objective.losses_of(features, 2, targets, step)
     if targets is not None:
         objective.after_step(None, targets, step)
-    return method.weigh(objective, losses, alpha)
+    return method.weighting.weigh(objective, losses, alpha)
 
 
 def run_rank(file: Path, framework: str, alpha: float) -> dict[str, np.ndarray]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ssl_core import schedules
-from ssl_core.networks.encoder import chosen_layers
+from ssl_core.networks.layers import chosen_layers
+from ssl_core.objectives.base import Objective
 from ssl_core.schema.distill import DistillConfig
 from ssl_core.schema.types import EveryN
 
@@ -51,3 +52,29 @@ def weighted(losses: Tensor, alpha: float, beta: float) -> tuple[Tensor, dict[st
         parts["predictor"] = predictor.detach()
         total = total + beta * predictor
     return total, parts
+
+
+class Weighting:
+    """How the losses of a run's layers add up, with the section or without it.
+
+    Args:
+        config: None where it changes nothing.
+        hidden: how many hidden layers learn.
+    """
+
+    def __init__(self, config: DistillConfig | None, hidden: int):
+        self.config, self.hidden = config, hidden
+
+    def at(self, progress: float, device: torch.device) -> tuple[float, Tensor | None]:
+        """α, and a_l of the layers that learn; None where the last one learns alone."""
+        return (0.0, None) if self.config is None else layer_weights(self.config, progress, self.hidden, device)
+
+    def beta_of(self, objective: Objective) -> float:
+        """The weight of its predictors' own loss."""
+        return self.config.beta if self.config is not None and objective.has_predictor else 0.0
+
+    def weigh(self, objective: Objective, losses: Tensor, alpha: float) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """An objective's loss from those of its layers (L,), and its parts by name below `loss/`."""
+        if self.config is not None and objective.config.layered:
+            return weighted(losses, alpha, self.beta_of(objective))
+        return (objective.weights * losses).sum(), dict(objective.parts(losses.detach()))

@@ -1,9 +1,10 @@
-"""timm models by name: with no classifier, for images and patches of the sizes asked for, or a clear refusal."""
+"""timm models by name, as configured: no classifier, images, patches and positions as asked for, or a clear refusal."""
 
 from typing import Any, get_type_hints
 
 import timm
-from timm.layers import PatchEmbed
+import torch
+from timm.layers import PatchEmbed, build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -37,13 +38,18 @@ def write_out_attention(module: nn.Module) -> None:
             setattr(child, "fused_attn", False)  # noqa: B010
 
 
+def is_vit(model: nn.Module) -> bool:
+    """Whether its layers are blocks with patch tokens, rather than stages."""
+    return hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
+
+
 def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Module:
     """The timm model that the configuration names, with no classifier.
 
     With `local_size` a ViT takes images of any size that its patches divide, its positions interpolated.
 
     Raises:
-        InputError: an unknown model, one without per-layer features, sizes that do not fit.
+        InputError: an unknown model, one without per-layer features, sizes or settings that do not fit.
     """
     if not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name}*")[:3] or timm.list_models(f"{config.name[:6]}*")[:3]
@@ -72,6 +78,12 @@ def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Mod
             raise InputError(f"views.local_crops.size: {local_size} is not a multiple of the patch size {patch[0]}")
     if not hasattr(model, "forward_intermediates"):
         raise InputError(f"backbone.name: {config.name} gives no per-layer features; try a ViT or a ResNet")
+    if is_vit(model):
+        _set_patches(model, config)
+        return model
+    for key in ("freeze_patch_embed", "patch_size", "position"):
+        if getattr(config, key) not in (False, None, "learned"):
+            raise InputError(f"backbone.{key}: {config.name} is no vision transformer")
     return model
 
 
@@ -84,3 +96,31 @@ def _create(name: str, sizes: dict, kwargs: dict) -> nn.Module:
         # A model that takes images of any size, and has no patches.
         sizes = {key: value for key, value in sizes.items() if key == "patch_size"}
         return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
+
+
+def _set_patches(model: Any, config: BackboneConfig) -> None:
+    """A ViT's positions and patch projection, where they are not to be timm's."""
+    if config.pool == "token" and not model.num_prefix_tokens:
+        raise InputError(f"backbone.pool: {config.name} has no class token; set backbone.pool=mean")
+    if config.position == "sincos":
+        _fix_positions(model)
+    if config.freeze_patch_embed:
+        _freeze_patch_embed(model.patch_embed)
+
+
+def _fix_positions(model: Any) -> None:
+    """2-D sin-cos positions, fixed, zero for the class token (MoCo v3)."""
+    grid = build_sincos2d_pos_embed(model.patch_embed.grid_size, model.embed_dim, interleave_sin_cos=True)
+    prefix = model.pos_embed.shape[1] - grid.shape[0]
+    with torch.no_grad():
+        model.pos_embed.copy_(torch.cat([torch.zeros(prefix, model.embed_dim), grid])[None])
+    model.pos_embed.requires_grad = False
+
+
+def _freeze_patch_embed(embed: Any) -> None:
+    """A random patch projection that is never trained (MoCo v3, Sec. 4.2), Xavier-uniform as published."""
+    nn.init.xavier_uniform_(embed.proj.weight.view(embed.proj.weight.shape[0], -1))
+    if embed.proj.bias is not None:
+        nn.init.zeros_(embed.proj.bias)
+    for parameter in embed.parameters():
+        parameter.requires_grad = False

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core.batch import Batch
-from ssl_core.networks.encoder import Encoder, Hide, Layers, Want
+from ssl_core.networks.encoder import Encoder
+from ssl_core.networks.layers import Hide, Layers, Want
 from ssl_core.schema.distill import DistillConfig
 from ssl_core.schema.objectives import ObjectiveConfig
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ssl_core import schedules
 from ssl_core.errors import InputError
-from ssl_core.networks.encoder import Want
 from ssl_core.networks.heads import LayerHeads, LayerMLP, scale_for_predictor
+from ssl_core.networks.layers import Want
 from ssl_core.objectives.base import Network, Objective, Place, See, Seen, Step
 from ssl_core.schema.objectives import FrameworkBase
 
@@ -88,7 +88,7 @@ class ViewPrediction(Objective[Config]):
         return _by_view(seen.taught([features], self._groups(2)), 2)[0]
 
     def loss(self, seen: Seen, targets: Tensor | None, step: Step) -> Tensor:
-        views, features = self._features(seen)
+        views, features = _features_of_all_views(seen, self.layers)
         return self.losses_of(features, views, targets, step)
 
     def losses_of(self, features: Sequence[Tensor], views: int, targets: Tensor | None, step: Step) -> Tensor:
@@ -140,28 +140,13 @@ class ViewPrediction(Objective[Config]):
         assert place.distill is not None, "hidden layers learn by it alone"
         distill, widths = place.distill, [place.encoder.widths[layer - 1] for layer in self.layers[:-1]]
         if distill.projector_layers == 0:
-            if not self.has_predictor:
-                raise InputError(
-                    "distill.projector_layers: 0 needs a framework with a predictor (byol, mocov3, simsiam) to map "
-                    f"features of width {widths[0]} to targets of width {self.config.output_dim}"
-                )
-            if len(set(widths)) > 1:
-                raise InputError("distill.projector_layers: 0 needs layers of one width (a ViT)")
+            _check_bare(widths, self.config.output_dim, self.has_predictor)
         hidden_dim = distill.hidden_dim or max(self.config.hidden_dim // 2, 1)
         return self.make_heads(widths, hidden_dim, distill.projector_layers)
 
     def _groups(self, views: int) -> int:
         """Batch-norm groups of the heads' rows: each view its own, local ones too, or all together."""
         return 1 if self.joint else views
-
-    def _features(self, seen: Seen) -> tuple[int, list[Tensor]]:
-        """How many views there are, and the features of each layer, (V·B, D): global views first."""
-        kinds = [kind for kind in ("global", "local") if seen.has("student", kind)]
-        each = [seen.of("student", kind).pooled for kind in kinds]
-        views = sum(len(seen.batch.views[kind]) for kind in kinds)
-        if len(each) == 1:
-            return views, [each[0][layer] for layer in self.layers]
-        return views, [torch.cat([pooled[layer] for pooled in each]) for layer in self.layers]
 
     def _over_directions(self, heads: LayerHeads, h_LND: Tensor, keys: Tensor, views: int) -> Tensor:
         """Losses (L,) of projections of all views against keys (2, M, D), all directions together."""
@@ -173,6 +158,27 @@ class ViewPrediction(Objective[Config]):
             if other != view
         ]
         return sum(losses[1:], losses[0]) * ((2 if self.sum_directions else 1) / len(losses))
+
+
+def _features_of_all_views(seen: Seen, layers: Sequence[int]) -> tuple[int, list[Tensor]]:
+    """How many views the student saw, and the features of each layer, (V·B, D): global views first."""
+    kinds = [kind for kind in ("global", "local") if seen.has("student", kind)]
+    each = [seen.of("student", kind).pooled for kind in kinds]
+    views = sum(len(seen.batch.views[kind]) for kind in kinds)
+    if len(each) == 1:
+        return views, [each[0][layer] for layer in layers]
+    return views, [torch.cat([pooled[layer] for pooled in each]) for layer in layers]
+
+
+def _check_bare(widths: Sequence[int], output_dim: int, has_predictor: bool) -> None:
+    """Whether hidden layers of these widths can learn without a projector."""
+    if not has_predictor:
+        raise InputError(
+            "distill.projector_layers: 0 needs a framework with a predictor (byol, mocov3, simsiam) to map "
+            f"features of width {widths[0]} to targets of width {output_dim}"
+        )
+    if len(set(widths)) > 1:
+        raise InputError("distill.projector_layers: 0 needs layers of one width (a ViT)")
 
 
 def _by_view(x: Tensor, views: int) -> Tensor:

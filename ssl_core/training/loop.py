@@ -121,13 +121,7 @@ class Pretraining:
         encoder = self.method.encoder
         encoder.eval()
         context = Context(
-            self._layer_features,
-            encoder.depth,
-            self.images,
-            self.config,
-            self.device,
-            self.loaders,
-            broken=self.broken.met,
+            self._layer_features, encoder.depth, self.images, self.config, self.device, self.loaders, self.broken.met
         )
         metrics = evaluate(evaluators, context)
         encoder.train()

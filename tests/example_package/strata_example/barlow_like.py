@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from ssl_core import distributed
-from ssl_core.networks.encoder import Want
 from ssl_core.networks.heads import LayerMLP
+from ssl_core.networks.layers import Want
 from ssl_core.objectives.base import Objective, Place, See, Seen, Step
 from strata_example.schema import BarlowLikeConfig
 

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from ssl_core import distributed
 from ssl_core.batch import Batch
-from ssl_core.networks.encoder import Hide, Want
 from ssl_core.networks.heads import PrototypeHead
+from ssl_core.networks.layers import Hide, Want
 from ssl_core.objectives.base import Objective, Place, See, Seen, Step
 from ssl_core.objectives.losses import soft_cross_entropy
 from strata_example.schema import IBOTLikeConfig

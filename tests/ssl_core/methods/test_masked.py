@@ -16,7 +16,8 @@ from ssl_core.data.views import denormalise, normalise
 from ssl_core.errors import InputError
 from ssl_core.methods import Method
 from ssl_core.methods.engine import StepOutput
-from ssl_core.networks.encoder import Encoder, Hide, Want
+from ssl_core.networks.encoder import Encoder
+from ssl_core.networks.layers import Hide, Want
 from ssl_core.objectives.base import Seen
 from ssl_core.objectives.patches import PatchPrediction
 from ssl_core.schema.encoder import BackboneConfig
@@ -110,7 +111,7 @@ def test_all_patches_seen_are_the_network_as_timm_has_it() -> None:
         (expected,) = backbone.model.forward_intermediates(
             images(), indices=index, intermediates_only=True, output_fmt="NLC"
         )
-        torch.testing.assert_close(tokens, backbone.final_norm(expected))
+        torch.testing.assert_close(tokens, backbone.inside.final_norm(expected))
 
 
 def test_bootleg_with_the_last_layer_is_ijepa() -> None:

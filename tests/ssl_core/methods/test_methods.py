@@ -492,8 +492,8 @@ def test_dinos_encoder_is_the_teacher():
     assert method.encoder is method.teacher.encoder
     with torch.no_grad():
         method.norms["1"].weight.mul_(2.0)
-        method.student.final_norm.weight.mul_(3.0)
-        method.encoder.final_norm.weight.mul_(0.5)
+        method.student.inside.final_norm.weight.mul_(3.0)
+        method.encoder.inside.final_norm.weight.mul_(0.5)
     for x, y in zip(method.layer_features(views()[0]), pooled(method.encoder, views()[0], [1, 2, 3]), strict=True):
         assert torch.equal(x, y)
 

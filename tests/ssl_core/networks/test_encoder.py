@@ -27,7 +27,7 @@ def resnet(**options) -> Encoder:
 def test_the_last_layer_of_a_vit_is_timms_own_output(pool: str):
     backbone = vit(pool=pool).eval()
     with torch.no_grad():
-        norm = backbone.final_norm
+        norm = backbone.inside.final_norm
         norm.weight.uniform_(0.5, 2.0)
         features = pooled(backbone, IMAGES, range(1, backbone.depth + 1))
         expected = backbone.model(IMAGES)

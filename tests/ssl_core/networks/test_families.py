@@ -6,7 +6,9 @@ import torch
 
 from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError
-from ssl_core.networks.encoder import Encoder, Want
+from ssl_core.networks.create import is_vit
+from ssl_core.networks.encoder import Encoder
+from ssl_core.networks.layers import Want
 from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.loop import Pretraining
@@ -120,14 +122,14 @@ def test_two_workers_train_one_model_of_every_family(two_ranks: Ranks) -> None:
 def test_the_last_layer_is_normalised_as_the_model_does_itself(name: str, size: int, pool: str) -> None:
     torch.manual_seed(0)
     kwargs = {"depth": 2} if "beit" in name or "eva" in name or "dinov3" in name else {}
-    if not Encoder(BackboneConfig(name=name, image_size=size, pool=pool, kwargs=kwargs)).is_vit:
+    if not is_vit(Encoder(BackboneConfig(name=name, image_size=size, pool=pool, kwargs=kwargs)).model):
         kwargs = {}
     elif pool == "token":
         kwargs |= {"global_pool": "token"}
     encoder = Encoder(BackboneConfig(name=name, image_size=size, pool=pool, kwargs=kwargs)).eval()
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        for norm in (encoder.token_norm, encoder.pooled_norm):
+        for norm in (encoder.inside.token_norm, encoder.inside.pooled_norm):
             for parameter in norm.parameters():
                 parameter.uniform_(0.5, 2.0)
         found = encoder(images, Want(pooled=(encoder.depth,))).pooled[encoder.depth]

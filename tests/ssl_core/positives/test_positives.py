@@ -13,7 +13,7 @@ from ssl_core.data.sources import open_images
 from ssl_core.data.views import normalise
 from ssl_core.errors import InputError
 from ssl_core.methods import build
-from ssl_core.networks.encoder import Want
+from ssl_core.networks.layers import Want
 from ssl_core.positives import base as positives
 from ssl_core.positives import checks
 from ssl_core.schema.run import RunConfig
