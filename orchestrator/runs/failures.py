@@ -113,7 +113,7 @@ def explain(error: BaseException, run: Run) -> BaseException:
     if disk_is_full(cause):
         said += ": no room for a checkpoint; free some, or set checkpoint.keep=1, then go on with --resume"
     elif _out_of_memory(cause):
-        said += "; try optim.accumulate=2, which needs half of it, then go on with --resume"
+        said += "; begin anew with optim.accumulate=2, which needs half of it, or --resume with more scaling.workers"
     failed = WorkFailed(f"{said}\n{last}")
     failed.__cause__ = error
     return failed

@@ -83,9 +83,7 @@ class RunConfig(Section):
             raise ValueError(f"objectives: {doubled[0]} is there twice; each objective once")
         named = self.method_name
         if self.distill is not None and not any(objective.layered for objective in self.all_objectives):
-            raise ValueError(
-                f"distill: {named} has no loss for hidden layers; set distill=null (or framework.name=bootleg)"
-            )
+            raise ValueError(f"distill: {named} has no loss for hidden layers; set distill=null")
         if self.positives.kind != "augment" and self.views_per_image < 2:
             raise ValueError(f"positives.kind: {named} learns from one view of an image; set positives.kind=augment")
         if self.views.local_crops is not None and not any(objective.crops for objective in self.all_objectives):

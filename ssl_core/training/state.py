@@ -59,6 +59,7 @@ def capture(run: "Pretraining") -> dict[str, Any]:
     return {
         "layout": LAYOUT,
         "config": run.config.model_dump(mode="json"),
+        "images": len(run.images.train),
         "epoch": run.epoch,
         "step": run.step,
         "running": distributed.gather_objects(_pack(run.running, run.broken.met)) if run.step else [],
@@ -81,6 +82,11 @@ def restore(run: "Pretraining", state: dict[str, Any]) -> list[str]:
             "with that version, or start anew"
         )
     _check_same(run.config, state["config"])
+    if state["images"] != len(run.images.train):
+        raise InputError(
+            f"data.train: {len(run.images.train)} images, and {state['images']} when this checkpoint was written; "
+            "images may move, but must be the same"
+        )
     run.epoch = state["epoch"]
     run.history = [dict(record) for record in state["history"]]
     run.broken.known = {(split, index) for split, index in state["broken"]}

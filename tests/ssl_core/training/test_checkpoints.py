@@ -275,3 +275,6 @@ def test_a_checkpoint_knows_whose_it_is(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="seed: 0 there, 5 here"):
         store.restore(other, print)
     store.restore(Pretraining(tiny_config(checkpoint={"keep": 7}), images), print)
+    fewer = open_images(tiny_config(data={"limit": 48}).data)
+    with pytest.raises(InputError, match="48 images, and 64 when this checkpoint was written"):
+        store.restore(Pretraining(config, fewer), print)
