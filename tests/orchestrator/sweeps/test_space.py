@@ -203,7 +203,7 @@ def test_the_best_recipe_loads_again_whatever_its_values_are(tmp_path: Path) -> 
     for number, text in enumerate(texts):
         trial = Trial(1, {key: text}, {key: label(text)}, 0, 1, "FINISHED", records=[{"epoch": 1, "knn/last": 0.5}])
         file = tmp_path / f"best-{number}.yaml"
-        file.write_text(Report(found, [trial], 1.0).best_recipe())
+        file.write_text(Report(found, [trial], 1.0).recipe())
         assert recipes.load(file).backbone.kwargs["note"] == text
 
 
