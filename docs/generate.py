@@ -256,10 +256,10 @@ def _row(
     choices: Sequence[Any] = (),
 ) -> Sequence[str]:
     key = next((item for item in field.metadata if isinstance(item, Key)), getattr(section, "key", Key()))
-    listed = " or ".join(f"`{_yaml(choice)}`" for choice in choices or _choices(field.annotation))
+    listed = " or ".join(f"`{recipes.typed(choice)}`" for choice in choices or _choices(field.annotation))
     meaning = "; ".join(filter(None, [listed, field.description]))
     meaning = f"with `{only}`: {meaning}" if only else meaning
-    shown = "" if default is PydanticUndefined else f"`{_yaml(default)}`"
+    shown = "" if default is PydanticUndefined else f"`{recipes.typed(default)}`"
     return (f"`{name}`", shown, str(key), meaning)
 
 
@@ -267,19 +267,6 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return ()
-
-
-def _yaml(value: Any) -> str:
-    """A value as one would type it."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_yaml, value)) + "]"
-    return str(value)
 
 
 def recipe_table() -> str:

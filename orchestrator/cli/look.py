@@ -74,8 +74,8 @@ def show(
     for title in ("", "key", "value", "for", "meaning" if explain else "default"):
         table.add_column(title, no_wrap=title in ("key", "for"), overflow="fold")
     for row in recipes.rows(config):
-        shown = [Text(text, "bold" if row.changed else "") for text in (row.key, _as_given(row.value))]
-        default = _as_given(row.default) if row.changed else ""
+        shown = [Text(text, "bold" if row.changed else "") for text in (row.key, recipes.typed(row.value))]
+        default = recipes.typed(row.default) if row.changed else ""
         purpose = Text(str(row.purpose), "dim")
         table.add_row("*" if row.changed else "", *shown, purpose, Text(row.meaning if explain else default))
     console.print(table, highlight=False)
@@ -137,10 +137,3 @@ def _draw(
     name += "".join(f"_{image}" for image in images) + (f"_epoch{epoch}" if epoch else "")
     target = draw(run.config, run.output, source, output or run.plots / f"{name}.png", epoch, images)
     say(console, "{target}", target=target)
-
-
-def _as_given(value: object) -> str:
-    """A value as KEY=VALUE takes it."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return str(value)

@@ -25,7 +25,7 @@ def has_token() -> bool:
     try:
         file = Path.home() / ".ray" / "auth_token"
         mode = file.stat().st_mode
-    except (RuntimeError, OSError):  # no home, or no such file there
+    except OSError:  # no such file
         return False
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise InputError(f"{file}: others can read this token, which lets them run anything there: chmod 600 {file}")

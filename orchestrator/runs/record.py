@@ -22,7 +22,6 @@ from orchestrator.tracking.courier import Courier
 from orchestrator.tracking.mlflow import Tracker, check_store, track_run
 from ssl_core.errors import InputError
 from ssl_core.files import write_atomically
-from ssl_core.schema.objectives import MaskedBase
 from ssl_core.training.events import EpochEnded, Event, Listener, Record, Started, Stepped, Warned, tell
 from ssl_core.training.history import History
 
@@ -198,11 +197,10 @@ class _Draws(Listener):
     def _draw_images(self, epoch: int) -> None:
         """The picture of images that this epoch asks for."""
         config = self.run.config
-        masked = next((objective for objective in config.hides if isinstance(objective, MaskedBase)), None)
-        if masked is not None:
+        if config.masked is not None:
             from ssl_core.pictures.masks import draw_masks as draw
 
-            name, every = "masks", masked.picture_every
+            name, every = "masks", config.masked.picture_every
         elif config.positives.searches:
             from ssl_core.pictures.neighbors import draw_neighbors as draw
 

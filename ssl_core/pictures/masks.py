@@ -18,7 +18,6 @@ from ssl_core.networks.encoder import Encoder
 from ssl_core.objectives.patches import PatchPrediction
 from ssl_core.objectives.pixels import MAE
 from ssl_core.pictures.run import mask_picture, save_figure, some_images
-from ssl_core.schema.objectives import MaskedBase
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checkpoints import CheckpointStore
 
@@ -41,8 +40,7 @@ def draw_masks(
     Raises:
         InputError: the run is no masked one, or has no checkpoint of that epoch.
     """
-    masked = next((objective for objective in config.hides if isinstance(objective, MaskedBase)), None)
-    if masked is None:
+    if config.masked is None:
         raise InputError(f"{output}: {config.method_name} hides nothing; ijepa, mae and bootleg do")
     store = CheckpointStore(output, config)
     path = _checkpoint(store, epoch)
@@ -50,7 +48,7 @@ def draw_masks(
     state = store.load(path)
     method.load_state_dict(state["method"])
     method.eval()
-    name = masked.name
+    name = config.masked.name
     objective = method.objectives[name]
     assert isinstance(objective, PatchPrediction)
     views = EvalImages(source, config.backbone.image_size, config.backbone.channels)

@@ -7,7 +7,7 @@ was expected, and the nearest valid key.
 
 from ssl_core.recipes.load import load, merge, names, remarks, title
 from ssl_core.recipes.read import Setting, line_of, parse_override
-from ssl_core.recipes.table import describe, dump, flatten, rows
+from ssl_core.recipes.table import describe, dump, flatten, rows, typed
 
 __all__ = [
     "Setting",
@@ -22,4 +22,5 @@ __all__ = [
     "remarks",
     "rows",
     "title",
+    "typed",
 ]

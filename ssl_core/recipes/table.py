@@ -53,6 +53,19 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(escaped(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
+def typed(value: Any) -> str:
+    """A value as one would type it behind KEY=."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {typed(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(typed, value)) + "]"
+    return str(value)
+
+
 def flatten(config: RunConfig) -> dict[str, Any]:
     """Dotted keys to values: `optim.lr`, `evaluation.0.kind`, …"""
 

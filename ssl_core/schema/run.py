@@ -12,7 +12,7 @@ from ssl_core.schema.data import DataConfig, paths_of
 from ssl_core.schema.distill import DistillConfig
 from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.evaluation import EvaluatorConfig, GeometryConfig, KnnConfig
-from ssl_core.schema.objectives import ObjectiveConfig
+from ssl_core.schema.objectives import MaskedBase, ObjectiveConfig
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.schema.positives import PositivesConfig
 from ssl_core.schema.scaling import CheckpointConfig, ScalingConfig, TrackingConfig
@@ -73,6 +73,11 @@ class RunConfig(Section):
     def hides(self) -> list[ObjectiveConfig]:
         """Those of the objectives that hide patches."""
         return [objective for objective in self.all_objectives if objective.hides]
+
+    @property
+    def masked(self) -> MaskedBase | None:
+        """The first of the masked family among them, of whose masks there are pictures."""
+        return next((objective for objective in self.hides if isinstance(objective, MaskedBase)), None)
 
     @model_validator(mode="after")
     def _composes(self) -> "RunConfig":
