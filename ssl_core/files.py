@@ -4,6 +4,7 @@ A folder is a `pathlib.Path`, or for a URI (`s3://…`, `gs://…`) a `UPath`, w
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -122,6 +123,22 @@ def _upload(path: Path, write: Callable[[BinaryIO], object]) -> None:
         whole.seek(0)
         with path.open("wb") as file:
             shutil.copyfileobj(whole, file, 1 << 20)
+
+
+def lock(handle: int, wait: bool = True) -> None:
+    """Keep other processes from locking an open file or folder, until it is closed or this process has ended.
+
+    A file system without locks keeps nobody out.
+
+    Raises:
+        BlockingIOError: another process has locked it, and is not waited for.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
 
 
 def append(path: Path, line: str) -> None:

@@ -98,9 +98,8 @@ def _own_ray() -> Iterator[None]:
     _own_folders.append(folder)
     inside = os.path.join(folder, "ray")  # Ray opens its own to everybody
     try:
-        with ExitStack() as stack:
-            with environment({**INHERITED, **LOOPBACK, **ours}):
-                stack.enter_context(_ray(address="local", include_dashboard=False, _temp_dir=inside))
+        variables = {**INHERITED, **LOOPBACK, **ours}
+        with _ray(variables, address="local", include_dashboard=False, _temp_dir=inside):
             yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -121,8 +120,7 @@ def _joined(address: str) -> Iterator[None]:
     known = token.has_token()
     with ExitStack() as stack:
         try:
-            with environment({"RAY_AUTH_MODE": "token"} if known else {}):
-                stack.enter_context(_ray(address=address))
+            stack.enter_context(_ray({"RAY_AUTH_MODE": "token"} if known else {}, address=address))
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
             hint = "the token in use may be another one's" if known else f"no token was found; {token.HINT}"
             raise InputError(
@@ -133,8 +131,8 @@ def _joined(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _ray(**options: Any) -> Iterator[None]:
-    """`ray.init` and at the end `ray.shutdown`, which leave the handler of SIGTERM as it was.
+def _ray(variables: dict[str, str], **options: Any) -> Iterator[None]:
+    """`ray.init` in such an environment, and at the end `ray.shutdown`; they leave the handler of SIGTERM as it was.
 
     In the main thread Ray would put its own over ours. So it has a thread of its own, which it wants to the end.
     """
@@ -150,7 +148,8 @@ def _ray(**options: Any) -> Iterator[None]:
 
     with ThreadPoolExecutor(1) as thread:
         try:
-            thread.submit(ray.init, log_to_driver=False, logging_level=logging.ERROR, **options).result()
+            with environment(variables):
+                thread.submit(ray.init, log_to_driver=False, logging_level=logging.ERROR, **options).result()
             put_back()
             with lifeline(end_at_once):
                 yield

@@ -1,7 +1,6 @@
 """A run: its configuration and its folder; what is written there, and what is known of the software that ran it."""
 
 import contextlib
-import fcntl
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from orchestrator.paths import RUNS
 from ssl_core import recipes
 from ssl_core.errors import InputError
-from ssl_core.files import as_path, is_local, write_atomically
+from ssl_core.files import as_path, is_local, lock, write_atomically
 from ssl_core.schema.data import scheme_of
 from ssl_core.schema.keys import differences
 from ssl_core.schema.run import RunConfig
@@ -103,12 +102,10 @@ def claimed(folder: Path, new: bool) -> Iterator[None]:
 def _locked(folder: Path) -> Iterator[None]:
     with (folder / LOCK).open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno(), wait=False)
         except BlockingIOError:
             file.seek(0)
             raise InputError(f"{folder} is in use by {file.read().strip() or 'another process'}") from None
-        except OSError:
-            pass  # a file system without locks
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
         file.flush()

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote
 from orchestrator.paths import RUNS
 from orchestrator.tracking.faults import StoreAway, words_of
 from ssl_core.errors import InputError
+from ssl_core.files import lock
 from ssl_core.schema.scaling import TrackingConfig
 from ssl_core.schema.urls import without_credentials
 
@@ -164,14 +165,9 @@ def _look_at_server(uri: str) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Let no other process in at the same time: two that make one store would spoil each other's tables."""
-    import fcntl
-
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            logging.getLogger(__name__).debug("no lock on %s", folder)
+        lock(handle)
         yield
     finally:
         os.close(handle)

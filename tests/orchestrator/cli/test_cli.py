@@ -20,15 +20,24 @@ from ssl_core import recipes
 from ssl_core.errors import InputError
 
 
-def test_help_needs_no_heavy_import() -> None:
+def said_without_heavy_imports(option: str) -> list[str]:
+    """The lines that `strata OPTION` prints, of which none takes an import of seconds."""
     code = (
         "import sys; from orchestrator.cli.main import app\n"
         "from typer.testing import CliRunner\n"
-        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        f"done = CliRunner().invoke(app, ['{option}'])\n"
+        "assert done.exit_code == 0\n"
+        "print(done.output)\n"
         "print([m for m in ('torch', 'ray', 'mlflow', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    *said, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    return [line for line in said if line]
+
+
+def test_help_needs_no_heavy_import() -> None:
+    assert said_without_heavy_imports("--help")
 
 
 def test_help_lists_the_commands(strata) -> None:
@@ -79,16 +88,7 @@ def test_what_only_torch_and_the_images_tell_is_found_before_work_starts(
 
 
 def test_versions_are_told_without_an_import_of_what_they_are_of() -> None:
-    code = (
-        "import sys; from orchestrator.cli.main import app\n"
-        "from typer.testing import CliRunner\n"
-        "done = CliRunner().invoke(app, ['--version'])\n"
-        "print(done.output, [m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    *told, heavy = done.stdout.splitlines()
-    assert heavy.strip() == "[]"
-    found = dict(line.split() for line in told if line)
+    found = dict(line.split() for line in said_without_heavy_imports("--version"))
     for name, package in (("strata", "strata-ssl"), ("torch", "torch"), ("ray", "ray"), ("mlflow", "mlflow")):
         assert found[name] == version(package)
     assert found["python"] == platform.python_version()
