@@ -172,15 +172,7 @@ def absolute_paths(config: RunConfig) -> RunConfig:
 
     data = config.data.model_copy(update={"train": each(config.data.train), "val": each(config.data.val)})
     evaluation = [
-        evaluator
-        if evaluator.data is None
-        else evaluator.model_copy(
-            update={
-                "data": evaluator.data.model_copy(
-                    update={"train": each(evaluator.data.train), "val": each(evaluator.data.val)}
-                )
-            }
-        )
+        evaluator if evaluator.data is None else evaluator.model_copy(update={"data": evaluator.data.moved(absolute)})
         for evaluator in config.evaluation
     ]
     return config.model_copy(update={"data": data, "evaluation": evaluation})

@@ -16,6 +16,7 @@ from ssl_core.data.sources.base import Images
 from ssl_core.errors import Stopped
 from ssl_core.evaluation.base import due, evaluate
 from ssl_core.evaluation.features import Context
+from ssl_core.networks.layers import Layers, Want
 from ssl_core.positives import base as positives
 from ssl_core.schema.run import RunConfig
 from ssl_core.training import parallel, state
@@ -120,16 +121,14 @@ class Pretraining:
             return {}
         encoder = self.method.encoder
         encoder.eval()
-        context = Context(
-            self._layer_features, encoder.depth, self.images, self.config, self.device, self.loaders, self.broken.met
-        )
+        context = Context(self._features, encoder, self.images, self.config, self.device, self.loaders, self.broken.met)
         metrics = evaluate(evaluators, context)
         encoder.train()
         return metrics
 
-    def _layer_features(self, images: Tensor) -> list[Tensor]:
+    def _features(self, images: Tensor, want: Want) -> Layers:
         with self.parallel.autocast():
-            return self.method.layer_features(images)
+            return self.method.features(images, want)
 
     def _train_epoch(self, epoch: int, listeners: tuple[Listener, ...]) -> Record:
         running, accumulate = self.running, self.config.optim.accumulate

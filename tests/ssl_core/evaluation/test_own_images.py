@@ -15,6 +15,7 @@ from ssl_core.errors import InputError
 from ssl_core.evaluation.base import source_of
 from ssl_core.evaluation.features import Context
 from ssl_core.evaluation.knn import knn_predict
+from ssl_core.networks.layers import Want
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checks import check_images
 from ssl_core.training.events import Event, Listener, Warned
@@ -57,7 +58,8 @@ def test_own_images_are_measured_as_a_naive_evaluation_does(food: dict[str, str]
         source = source_of(f"evaluation.1.data.{split}", run.config, run.images)
         views = torch.stack([EvalImages(source, 16, 3)[index].views["global"][0] for index in range(len(source))])
         with torch.no_grad():
-            return run.method.layer_features(normalise(views)), torch.from_numpy(source.labels)
+            pooled = run.method.features(normalise(views), Want(pooled=(1, 2, 3))).pooled
+        return list(pooled.values()), torch.from_numpy(source.labels)
 
     (bank, bank_labels), (queries, labels) = features("train"), features("val")
     assert (len(bank_labels), len(labels)) == (22, 9)
@@ -88,7 +90,7 @@ def test_two_ranks_measure_own_images_as_one_does(food: dict[str, str], two_rank
 def rows_kept(config: RunConfig) -> dict[int, tuple[int, ...]]:
     """The features of the training images that this rank keeps, by layer."""
     run = prepare(config)
-    context = Context(run._layer_features, run.method.encoder.depth, run.images, config, run.device, 0)
+    context = Context(run._features, run.method.encoder, run.images, config, run.device, 0)
     return {layer: tuple(x.shape) for layer, x in context.features("train", 61)[1].items()}
 
 
