@@ -21,12 +21,17 @@ SETTABLE = ("data", "views", "evaluation", "scaling", "tracking", "seed", "name"
 """Sections that may be set for a trained encoder: the others say how it was trained."""
 
 
-def open_subject(what: str, words: Sequence[str] = (), checkpoint: int | None = None) -> Subject:
+def is_hub(what: str) -> bool:
+    """Whether it names weights that are downloaded."""
+    return what.startswith(("timm:", "hf-hub:"))
+
+
+def open_subject(what: str, words: Sequence[str | Setting] = (), checkpoint: int | None = None) -> Subject:
     """The encoder that `what` names, with `KEY=VALUE` words set over its configuration.
 
     Args:
         what: a run's folder.
-        words: of sections that say nothing of how it was trained.
+        words: `KEY=VALUE`, or settings, of sections that say nothing of how it was trained.
         checkpoint: of a run, the epoch; default: the end.
 
     Raises:
@@ -38,7 +43,7 @@ def open_subject(what: str, words: Sequence[str] = (), checkpoint: int | None = 
     raise InputError(f"WHAT: {what} is no run's folder (looked from {Path.cwd()})")
 
 
-def _of_run(folder: Path, words: Sequence[str], checkpoint: int | None) -> Subject:
+def _of_run(folder: Path, words: Sequence[str | Setting], checkpoint: int | None) -> Subject:
     file = folder / "config.yaml"
     if not file.is_file():
         raise InputError(f"WHAT: {folder} is no run's folder (it has no config.yaml)")
@@ -84,13 +89,13 @@ def _tensors(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: no weights, or damaged ones: {error}") from error
 
 
-def _checked(words: Sequence[str], sections: Sequence[str]) -> list[Setting]:
+def _checked(words: Sequence[str | Setting], sections: Sequence[str]) -> list[Setting]:
     """The words as settings.
 
     Raises:
         InputError: one is of no such section.
     """
-    settings = [parse_override(word) for word in words]
+    settings = [word if isinstance(word, Setting) else parse_override(word) for word in words]
     for setting in settings:
         if setting.parts[0] not in sections:
             raise InputError(
