@@ -1,6 +1,7 @@
 """One pretraining run from its configuration to its end: checks, what is shown, what is left behind."""
 
 import json
+import shlex
 import signal
 import threading
 import time
@@ -282,6 +283,8 @@ def show_summary(summary: dict[str, Any], output: Path, console: Console) -> Non
     console.print(f"{took}, {summary['images_per_second'] or 0:.0f} images/s", highlight=False)
     for what, path in (("weights", "model.safetensors"), ("figures", "metrics.jsonl"), ("pictures", "plots")):
         say(console, "{what} {path}", what=f"{what:<9}", path=output / path)
+    folder = shlex.quote(str(output))
+    say(console, "go on: [bold]strata evaluate {folder}[/bold], [bold]strata report {folder}[/bold]", folder=folder)
     console.print("look at it: [bold]strata ui[/bold]")
 
 

@@ -10,6 +10,7 @@ import getpass
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,6 +247,22 @@ def sync(folder: Path, tell: Tell | None = None) -> Iterator[Tracker]:
             yield tracker
     if waits is not None:
         raise waits
+
+
+@contextmanager
+def attached(folder: Path, tell: Tell) -> Iterator[Tracker]:
+    """The MLflow run of a run that has ended, for those who have something to add; it is delivered behind the block.
+
+    Args:
+        tell: hears where it has to wait.
+    """
+    tracker = Tracker(TrackingConfig(uri=_store_named(folder)), folder, "", {}, {})
+    yield tracker
+    try:
+        if (folder / OUTBOX).exists() and tracker.run_id is not None:
+            tracker.deliver(tell)
+    except (StoreAway, Undelivered) as error:
+        tell(f"{error}; later: strata sync {folder}")
 
 
 def _store_named(folder: Path) -> str | None:
