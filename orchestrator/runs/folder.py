@@ -160,7 +160,7 @@ def run_at(output: Path, given_as: str, overrides: Sequence[str] = ()) -> Run:
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:
-    """Workers and later readers of `config.yaml` may run elsewhere: `data` paths become absolute."""
+    """Workers and later readers of `config.yaml` may run elsewhere: paths become absolute."""
 
     def absolute(path: str) -> str:
         return str(as_path(path).absolute()) if scheme_of(path) is None else path
@@ -175,4 +175,6 @@ def absolute_paths(config: RunConfig) -> RunConfig:
         evaluator if evaluator.data is None else evaluator.model_copy(update={"data": evaluator.data.moved(absolute)})
         for evaluator in config.evaluation
     ]
-    return config.model_copy(update={"data": data, "evaluation": evaluation})
+    weights = None if config.backbone.weights is None else absolute(config.backbone.weights)
+    backbone = config.backbone.model_copy(update={"weights": weights})
+    return config.model_copy(update={"data": data, "backbone": backbone, "evaluation": evaluation})
