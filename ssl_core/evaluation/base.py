@@ -4,6 +4,7 @@ A new evaluator is one file, with its section of the schema: what it measures, h
 extracted once for all of them; ranks share the images and the layers.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -195,15 +196,20 @@ def check(config: RunConfig, images: Images) -> None:
                 f"evaluation.{number}.kind: {evaluator.kind} costs too much between epochs; measure the finished run: "
                 f"strata evaluate RUN --with {evaluator.kind}"
             )
-        if evaluator.data is None:
-            continue
         try:
             own = _images_of(evaluator, config, images)
         except InputError as error:
             about = "" if str(error).startswith("data.") else "data: "
             raise InputError(f"evaluation.{number}.{about}{error}") from error
         if evaluator.needs_labels and not own.labelled:
-            raise InputError(f"evaluation.{number}.data: {evaluator.kind} needs labels, in train and in val")
+            if evaluator.data is not None:
+                raise InputError(f"evaluation.{number}.data: {evaluator.kind} needs labels, in train and in val")
+            continue  # it is not due
+        try:
+            evaluator.load().check(evaluator, own)
+        except InputError as error:
+            below = "." if re.match(r"[a-z][\w.]*: ", str(error)) else ": "
+            raise InputError(f"evaluation.{number}{below}{error}") from error
 
 
 def source_of(named: str, config: RunConfig, images: Images) -> Source:
