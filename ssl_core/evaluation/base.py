@@ -35,10 +35,15 @@ class Evaluator(Generic[Config]):
     Args:
         config: its section.
         context: the features that it may ask for; on all ranks together, when it is made.
+
+    Attributes:
+        outcomes: by layer (from 0), how each image that was asked about fared, (N,): so two networks are compared image
+            by image. Empty where that means nothing.
     """
 
     def __init__(self, config: Config, context: Context):
         self.config, self.context = config, context
+        self.outcomes: dict[int, np.ndarray] = {}
 
     @classmethod
     def check(cls, config: Config, images: Images) -> None:
@@ -77,7 +82,9 @@ class Classifies(Evaluator[Classifier]):
         device = self.context.device
         data = (x.to(device) for x in (self.queries[layer], self.bank[layer], self.bank_labels))
         predictions = predict(*data, self.classes, *options).cpu()
-        return (predictions == self.labels).float().mean().item()
+        right = predictions == self.labels
+        self.outcomes[layer] = right.numpy()
+        return right.float().mean().item()
 
 
 def _labelled(ids: np.ndarray, layers: Layers, source: Source) -> tuple[Layers, Tensor]:
@@ -185,10 +192,10 @@ def due(config: RunConfig, images: Images, epoch: int) -> list[EvaluatorConfig]:
 
 
 def check(config: RunConfig, images: Images) -> None:
-    """Whether evaluators can use the images that they name.
+    """Whether a run can measure what it is to measure between its epochs.
 
     Raises:
-        InputError: which cannot, and why.
+        InputError: which evaluators cannot be used, and why.
     """
     for number, evaluator in enumerate(config.evaluation):
         if not evaluator.while_training:
@@ -196,20 +203,31 @@ def check(config: RunConfig, images: Images) -> None:
                 f"evaluation.{number}.kind: {evaluator.kind} costs too much between epochs; measure the finished run: "
                 f"strata evaluate RUN --with {evaluator.kind}"
             )
-        try:
-            own = _images_of(evaluator, config, images)
-        except InputError as error:
-            about = "" if str(error).startswith("data.") else "data: "
-            raise InputError(f"evaluation.{number}.{about}{error}") from error
-        if evaluator.needs_labels and not own.labelled:
-            if evaluator.data is not None:
-                raise InputError(f"evaluation.{number}.data: {evaluator.kind} needs labels, in train and in val")
-            continue  # it is not due
-        try:
-            evaluator.load().check(evaluator, own)
-        except InputError as error:
-            below = "." if re.match(r"[a-z][\w.]*: ", str(error)) else ": "
-            raise InputError(f"evaluation.{number}{below}{error}") from error
+        if evaluator.data is None and evaluator.needs_labels and not images.labelled:
+            continue  # it is left out
+        check_evaluator(evaluator, config, images)
+
+
+def check_evaluator(evaluator: EvaluatorConfig, config: RunConfig, images: Images) -> None:
+    """Whether an evaluator can measure the images that it is to, its own or the run's.
+
+    Raises:
+        InputError: it cannot, and why.
+    """
+    place = f"evaluation.{config.evaluation.index(evaluator)}"
+    try:
+        looked_at = _images_of(evaluator, config, images)
+    except InputError as error:
+        about = "" if str(error).startswith("data.") else "data: "
+        raise InputError(f"{place}.{about}{error}") from error
+    if evaluator.needs_labels and not looked_at.labelled:
+        whose = "" if evaluator.data is None else f"{place}."
+        raise InputError(f"{whose}data: {evaluator.kind} needs labels, in train and in val")
+    try:
+        evaluator.load().check(evaluator, looked_at)
+    except InputError as error:
+        below = "." if re.match(r"[a-z][\w.]*: ", str(error)) else ": "
+        raise InputError(f"{place}{below}{error}") from error
 
 
 def source_of(named: str, config: RunConfig, images: Images) -> Source:

@@ -35,6 +35,7 @@ class Fewshot(Evaluator[FewshotConfig]):
         found = {}
         for name, compared in (("fewshot", features), ("fewshot_cosine", F.normalize(features, dim=1))):
             right = accuracies(compared, torch.from_numpy(self.episodes), self.config.shots, "cosine" in name)
+            self.outcomes.setdefault(layer, right.cpu().numpy())  # of the first; every encoder has the same episodes
             found[name] = right.mean().item()
             found[f"{name}_interval"] = 1.96 * right.std().item() / len(right) ** 0.5
         return found
