@@ -5,7 +5,7 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearCo
 
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
-from ssl_core.schema.evaluation.few import FewshotConfig
+from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
 
 __all__ = [
     "EvaluationDataConfig",
@@ -14,5 +14,6 @@ __all__ = [
     "GeometryConfig",
     "KnnConfig",
     "LinearConfig",
+    "LowshotConfig",
     "PlacesConfig",
 ]
