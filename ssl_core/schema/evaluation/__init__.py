@@ -5,10 +5,12 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearCo
 
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
+from ssl_core.schema.evaluation.cost import CostConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
 
 __all__ = [
+    "CostConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
