@@ -4,6 +4,7 @@ A new evaluator is one file, with its section of the schema: what it measures, h
 extracted once for all of them; ranks share the images and the layers.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -202,8 +203,9 @@ def check(config: RunConfig, images: Images) -> None:
                 f"evaluation.{number}.kind: {evaluator.kind} costs too much between epochs; measure the finished run: "
                 f"strata evaluate RUN --with {evaluator.kind}"
             )
-        if evaluator.data is not None or not evaluator.needs_labels:  # without labels others are left out
-            check_evaluator(evaluator, config, images)
+        if evaluator.data is None and evaluator.needs_labels and not images.labelled:
+            continue  # it is left out
+        check_evaluator(evaluator, config, images)
 
 
 def check_evaluator(evaluator: EvaluatorConfig, config: RunConfig, images: Images) -> None:
@@ -212,16 +214,20 @@ def check_evaluator(evaluator: EvaluatorConfig, config: RunConfig, images: Image
     Raises:
         InputError: it cannot, and why.
     """
-    place = f"evaluation.{config.evaluation.index(evaluator)}."
-    own = place if evaluator.data is not None else ""
+    place = f"evaluation.{config.evaluation.index(evaluator)}"
     try:
         looked_at = _images_of(evaluator, config, images)
-        if evaluator.needs_labels and not looked_at.labelled:
-            raise InputError(f"data: {evaluator.kind} needs labels, in train and in val")
+    except InputError as error:
+        about = "" if str(error).startswith("data.") else "data: "
+        raise InputError(f"{place}.{about}{error}") from error
+    if evaluator.needs_labels and not looked_at.labelled:
+        whose = "" if evaluator.data is None else f"{place}."
+        raise InputError(f"{whose}data: {evaluator.kind} needs labels, in train and in val")
+    try:
         evaluator.load().check(evaluator, looked_at)
     except InputError as error:
-        about = "data: " if own and not str(error).startswith("data") else ""
-        raise InputError(f"{own}{about}{error}") from error
+        below = "." if re.match(r"[a-z][\w.]*: ", str(error)) else ": "
+        raise InputError(f"{place}{below}{error}") from error
 
 
 def source_of(named: str, config: RunConfig, images: Images) -> Source:
