@@ -6,9 +6,11 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearCo
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
+from ssl_core.schema.evaluation.inside import CkaConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
 
 __all__ = [
+    "CkaConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
