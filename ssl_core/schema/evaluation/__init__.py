@@ -6,7 +6,7 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearCo
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
-from ssl_core.schema.evaluation.inside import CkaConfig
+from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "KnnConfig",
     "LinearConfig",
     "LowshotConfig",
+    "PatchesConfig",
     "PlacesConfig",
+    "ProjectionConfig",
     "RetrievalConfig",
 ]

@@ -19,3 +19,25 @@ class CkaConfig(EvaluatorConfig, implementation="ssl_core.evaluation.cka:Cka"):
     kind: Literal["cka"] = "cka"
     every: PositiveInt = Field(10, description="epochs; it costs the square of the layers")
     max_images: int = Field(2048, ge=4, description="from val, or from train where there is none")
+
+
+class ProjectionConfig(EvaluatorConfig, implementation="ssl_core.evaluation.projection:Projection"):
+    """Pictures of where images lie in each layer's features: PCA, then t-SNE (SDSSL, Fig. 5)."""
+
+    metrics: ClassVar = ()
+    while_training: ClassVar[bool] = False
+
+    kind: Literal["projection"] = "projection"
+    max_images: int = Field(
+        1000, ge=10, description="from val, or from train where there is none; of ten classes, where there are labels"
+    )
+
+
+class PatchesConfig(EvaluatorConfig, implementation="ssl_core.evaluation.patches:Patches"):
+    """Pictures of patch tokens: their first three principal components as colours, and the class token's attention."""
+
+    metrics: ClassVar = ()
+    while_training: ClassVar[bool] = False
+
+    kind: Literal["patches"] = "patches"
+    images: PositiveInt = Field(8, le=64, description="how many are shown, always the same ones")
