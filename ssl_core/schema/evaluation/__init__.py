@@ -7,9 +7,11 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearCo
 # After the usual ones, the first of which messages and tables take for an example.
 from ssl_core.schema.evaluation.cost import CostConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
+from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
 
 __all__ = [
+    "CkaConfig",
     "CostConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
@@ -18,6 +20,8 @@ __all__ = [
     "KnnConfig",
     "LinearConfig",
     "LowshotConfig",
+    "PatchesConfig",
     "PlacesConfig",
+    "ProjectionConfig",
     "RetrievalConfig",
 ]
