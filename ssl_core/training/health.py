@@ -9,7 +9,7 @@ from ssl_core import distributed
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import DataError, TrainingDiverged
 from ssl_core.evaluation.base import source_of
-from ssl_core.evaluation.collapse import collapse
+from ssl_core.evaluation.collapse import collapse, images_measured
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.schema.run import RunConfig
 
@@ -75,8 +75,8 @@ class BrokenImages:
 def warnings(record: Mapping[str, float], broken: BrokenImages, new: list[Broken]) -> list[str]:
     """What somebody should know of an epoch that has ended, with what `broken` met in it for the first time."""
     found = [broken.describe(new)] if new else []
-    measured = broken.images.train if broken.images.val is None else broken.images.val
-    if record["epoch"] and (collapsed := collapse(dict(record), images=len(measured))):
+    images = images_measured(broken.config, broken.images)
+    if record["epoch"] and (collapsed := collapse(record, images)):
         found.append(f"epoch {record['epoch']:.0f}: {collapsed}")
     return found
 
