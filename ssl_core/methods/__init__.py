@@ -19,4 +19,5 @@ def build(config: RunConfig, teacher: Encoder | None = None) -> Method:
         check_sees_patches(config.backbone.name)
     student = Encoder(config.backbone, config.views.local_crops.size if config.views.local_crops else None)
     cache = config.positives.cache if config.positives.searches else None
-    return Method(student, config.all_objectives, config.distill, cache, config.optim.epochs, teacher)
+    objectives, keys = config.all_objectives, config.objective_keys
+    return Method(student, objectives, config.distill, cache, config.optim.epochs, teacher, keys)
