@@ -134,18 +134,25 @@ def _short(name: str, metric: Metric) -> str:
     return (f"{own}: " if dot else "") + metric.title.removesuffix(" accuracy")
 
 
-def layer_table(before: Record, after: Record) -> Table:
-    """Every layer before training and after: accuracies where they were measured, and the label-free signals."""
-    table = Table(title="quality by layer, random initialisation → trained", title_justify="left", box=None)
+def layer_table(before: Record, after: Record, start: str = "random initialisation") -> Table:
+    """Every layer before training and after: accuracies where they were measured, and the label-free signals.
+
+    Args:
+        start: what it was before.
+    """
+    table = Table(title=f"quality by layer, {start} → trained", title_justify="left", box=None)
     table.add_column("layer", justify="right")
     shown = {name: metric for name, metric in by_layer(after).items() if name in by_layer(before)}
     for name, metric in shown.items():
         table.add_column(_short(name, metric), justify="right")
-    for layer in range(max((len(layers_of(after, name)) for name in shown), default=0)):
+    for layer in sorted({layer for name in shown for layer in layers_of(after, name)}):
         cells = []
         for name, metric in shown.items():
             old, new = layers_of(before, name), layers_of(after, name)
-            mark = (" ★" if new[layer] == max(new) else "  ") if metric.is_share else ""
+            if layer not in old or layer not in new:
+                cells.append("")
+                continue
+            mark = (" ★" if new[layer] == max(new.values()) else "  ") if metric.is_share else ""
             cells.append(f"{metric.form.format(old[layer])} → {metric.form.format(new[layer])}{mark}")
-        table.add_row(str(layer + 1), *cells)
+        table.add_row(str(layer), *cells)
     return table

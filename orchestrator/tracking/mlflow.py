@@ -10,6 +10,7 @@ import getpass
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,8 +131,9 @@ class Tracker:
         if self._box.of_kind("data"):
             return
         self._box.add("data", data.describe(config.data.train, images.train, "training"))
-        if images.val is not None and config.data.val is not None:
-            self._box.add("data", data.describe(config.data.val, images.val, "validation"))
+        val = config.data.train if config.data.split is not None else config.data.val
+        if images.val is not None and val is not None:
+            self._box.add("data", data.describe(val, images.val, "validation"))
         self._wake()
 
     def summarise(self, figures: Mapping[str, float]) -> None:
@@ -203,13 +205,19 @@ def track_run(config: RunConfig, folder: Path, tags: Mapping[str, str] | None = 
         f"{config.method_name}{distilled}, {config.backbone.name} at {config.backbone.image_size} px, "
         f"{config.optim.epochs} epochs"
     )
-    known = {"seed": str(config.seed), **source_tags("strata pretrain"), NOTE: about, **(tags or {})}
+    known = {
+        "seed": str(config.seed),
+        "folder": str(folder),
+        **source_tags("strata pretrain"),
+        NOTE: about,
+        **(tags or {}),
+    }
     options = {"name": config.name, **options}
     return Tracker(config.tracking, folder, params=recipes.flatten(config), tags=known, **options)
 
 
 def sync(folder: Path, tell: Tell | None = None) -> Iterator[Tracker]:
-    """Deliver what MLflow has not got of the run or sweep in `folder`, and of a sweep's trials; each, once it is done.
+    """Deliver what MLflow has not got of the run or sweep in `folder`, of its trials and evaluations; each, once done.
 
     Args:
         tell: hears where it goes, if that is not the user's own store, and what is refused.
@@ -223,7 +231,8 @@ def sync(folder: Path, tell: Tell | None = None) -> Iterator[Tracker]:
         raise InputError(f"RUN: {folder} is no run's or sweep's folder (it has no {OUTBOX})")
     waits: Undelivered | None = None
     told: set[str] = set()
-    for file in (folder / OUTBOX, *sorted(folder.glob(f"trials/*/{OUTBOX}"))):
+    parts = (file for below in ("trials/*", "evaluation/*") for file in sorted(folder.glob(f"{below}/{OUTBOX}")))
+    for file in (folder / OUTBOX, *parts):
         uri = _store_named(file.parent) or _store_named(folder)
         tracker = Tracker(TrackingConfig(uri=uri), file.parent, "", {}, {})
         if tell is not None and tracker.uri != Store.of().uri and tracker.uri not in told:
@@ -239,6 +248,22 @@ def sync(folder: Path, tell: Tell | None = None) -> Iterator[Tracker]:
             yield tracker
     if waits is not None:
         raise waits
+
+
+@contextmanager
+def attached(folder: Path, tell: Tell) -> Iterator[Tracker]:
+    """The MLflow run of a run that has ended, for those who have something to add; it is delivered behind the block.
+
+    Args:
+        tell: hears where it has to wait.
+    """
+    tracker = Tracker(TrackingConfig(uri=_store_named(folder)), folder, "", {}, {})
+    yield tracker
+    try:
+        if (folder / OUTBOX).exists() and tracker.run_id is not None:
+            tracker.deliver(tell)
+    except (StoreAway, Undelivered) as error:
+        tell(f"{error}; later: strata sync {folder}")
 
 
 def _store_named(folder: Path) -> str | None:
@@ -265,7 +290,7 @@ def _user() -> str:
 
 
 def folder_of(run_id: str) -> Path:
-    """The folder of a sweep, by its MLflow run.
+    """The folder of a run or a sweep, by its MLflow run.
 
     Raises:
         InputError: there is no such run in the store in use, or its folder is not on this machine.
@@ -279,5 +304,5 @@ def folder_of(run_id: str) -> Path:
         raise InputError(f"{run_id}: no folder, and no run in the MLflow store {store.uri}") from error
     folder = run.data.tags.get("folder")
     if folder is None or not as_path(folder).is_dir():
-        raise InputError(f"{run_id}: this MLflow run's folder ({folder}) is not on this machine, or it is no sweep")
+        raise InputError(f"{run_id}: this MLflow run's folder ({folder}) is not on this machine")
     return as_path(folder)

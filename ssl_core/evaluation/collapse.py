@@ -17,15 +17,15 @@ def images_measured(config: RunConfig, images: Images) -> int:
 
 
 def collapse(
-    metrics: Mapping[str, float], images: int, std: float = COLLAPSED_STD, rankme: float = COLLAPSED_RANK
+    metrics: Mapping[str, float], images: int | None, std: float = COLLAPSED_STD, rankme: float = COLLAPSED_RANK
 ) -> str | None:
     """A sentence that names a collapse of the last layer, where the metrics show one.
 
     Args:
-        images: how many were measured (`images_measured`); fewer than `FEWEST` show none.
+        images: how many were measured (`images_measured`); fewer than `FEWEST` show none. None where it is not known.
         std, rankme: below these a representation says next to nothing.
     """
-    if images < FEWEST:
+    if images is not None and images < FEWEST:
         return None
     found, rank = metrics.get("std/last", 1.0), metrics.get("rankme/last", float("inf"))
     if found < std:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from ssl_core.errors import InputError
+from ssl_core.networks.layers import chosen_layers
 from ssl_core.schema.evaluation import EvaluatorConfig
 from ssl_core.schema.metric import Metric
 
@@ -54,8 +55,8 @@ def table() -> dict[str, Metric]:
 
 
 def by_layer(record: Mapping[str, float]) -> dict[str, Metric]:
-    """The metrics of which a record has a value for every layer, by name, but for derived ones."""
-    names = [key.removesuffix("/layer_01") for key in record if key.endswith("/layer_01")]
+    """The metrics of which a record has a value for layers, by name, but for derived ones."""
+    names = dict.fromkeys(layered[1] for key in record if (layered := re.fullmatch(r"(.+)/layer_\d+", key)))
     order = list(table())
     found = {name: find(f"{name}/last") for name in names}
     shown = {name: metric for name, metric in found.items() if metric is not None and not metric.derived}
@@ -73,6 +74,9 @@ def find(name: str) -> Metric | None:
     layered = re.fullmatch(r"(?:[A-Za-z0-9_-]+\.)?(\w+)/(?:last|best|layer_\d+)", name)
     if layered and layered[1] in all_of and all_of[layered[1]].per_layer:
         return all_of[layered[1]]
+    own = re.fullmatch(r"[A-Za-z0-9_-]+\.(\w+)", name)
+    if own and own[1] in all_of and not all_of[own[1]].per_layer:
+        return all_of[own[1]]
     if name.startswith("loss/"):
         return Metric(name, name.removeprefix("loss/"), False, all_of["loss"].form)
     return None
@@ -96,21 +100,42 @@ def is_share(name: str) -> bool:
     return metric is not None and metric.is_share
 
 
-def layers_of(record: Mapping[str, float], name: str) -> list[float]:
-    """The values of `name` for every layer, first to last."""
-    keys = sorted(key for key in record if re.fullmatch(rf"{re.escape(name)}/layer_\d+", key))
-    return [record[key] for key in keys]
+def layers_of(record: Mapping[str, float], name: str) -> dict[int, float]:
+    """The values of `name` by layer, from 1, first to last of those that were measured."""
+    found = {
+        int(key[1]): value
+        for this, value in record.items()
+        if (key := re.fullmatch(rf"{re.escape(name)}/layer_(\d+)", this))
+    }
+    return dict(sorted(found.items()))
 
 
 def names_by_layer(evaluators: Sequence[EvaluatorConfig], depth: int) -> list[str]:
     """What evaluators log of a network with `depth` layers."""
-    places = ["last", *(f"layer_{layer:02d}" for layer in range(1, depth + 1))]
     return [
-        f"{evaluator.named(metric.name)}/{place}"
-        for evaluator in evaluators
-        for metric in evaluator.metrics
-        for place in (places if metric.higher is None else [*places, "best"])
+        name for evaluator in evaluators for metric in evaluator.metrics for name in _names(evaluator, metric, depth)
     ]
+
+
+def _names(evaluator: EvaluatorConfig, metric: Metric, depth: int) -> list[str]:
+    name = evaluator.named(metric.name)
+    if not metric.per_layer:
+        return [name]
+    layers = layers_measured(evaluator, depth)
+    places = ["last"] if depth in layers else []
+    places += [f"layer_{layer:02d}" for layer in layers] + ([] if metric.higher is None else ["best"])
+    return [f"{name}/{place}" for place in places]
+
+
+def layers_measured(evaluator: EvaluatorConfig, depth: int) -> list[int]:
+    """The layers, from 1, that an evaluator measures of a network.
+
+    Raises:
+        InputError: it names one that the network does not have.
+    """
+    if evaluator.layers == "last":
+        return [depth]
+    return chosen_layers(evaluator.layers, depth, f"evaluation: layers of {evaluator.named(evaluator.kind)}")
 
 
 def check_compared(key: str, name: str, logged: Collection[str], labelled: bool) -> Metric:

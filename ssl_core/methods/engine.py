@@ -21,7 +21,7 @@ from ssl_core.methods.index_features import IndexFeatures
 from ssl_core.methods.passes import Networks, look
 from ssl_core.networks.blocks import Blocks
 from ssl_core.networks.encoder import Encoder
-from ssl_core.networks.layers import Want
+from ssl_core.networks.layers import Layers, Want
 from ssl_core.networks.teacher import Teacher
 from ssl_core.objectives.base import Objective, Place, Seen, Step
 from ssl_core.schema.distill import DistillConfig
@@ -171,12 +171,10 @@ class Method(nn.Module):
             names += self._named(name, loss, own)
         return names if self.distill is None else [*names, "alpha"]
 
-    def layer_features(self, images: Tensor) -> list[Tensor]:
-        """Features of every layer of the encoder for `images` (B, C, H, W): a list of (B, widths[l])."""
-        layers = tuple(range(1, self.encoder.depth + 1))
+    def features(self, images: Tensor, want: Want) -> Layers:
+        """What is wanted of the encoder's layers, for `images` (B, C, H, W): hidden layers with norms of their own."""
         norms = self.networks.own_norms if self.encoder is self.student else {}
-        pooled = self.encoder(images, Want(pooled=layers), norms=norms).pooled
-        return [pooled[layer] for layer in layers]
+        return self.encoder(images, want, norms=norms)
 
     def constant_lr_parameters(self) -> list[nn.Parameter]:
         """Parameters whose learning rate stays at its peak."""

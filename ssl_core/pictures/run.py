@@ -107,19 +107,20 @@ def _positives(records: Sequence[Record]) -> Figure:
 
 
 def _heat_map(records: Sequence[Record], name: str) -> Figure:
-    values = np.array([layers_of(record, name) for record in records]).T
+    numbers = list(layers_of(records[-1], name))
+    values = np.array([[layers_of(record, name).get(layer, np.nan) for record in records] for layer in numbers])
     layers, columns = values.shape
     figure, axis = plt.subplots(
         figsize=(max(5, 1.5 + 0.6 * columns), max(3, 1.4 + 0.32 * layers)), layout="constrained"
     )
     shown = 100 * values if known(f"{name}/last").is_share else values
     picture = axis.imshow(shown, aspect="auto", origin="lower", cmap="viridis")
-    axis.set_yticks(range(layers), [str(layer + 1) for layer in range(layers)])
+    axis.set_yticks(range(layers), [str(layer) for layer in numbers])
     step = max(1, columns // 16)
     axis.set_xticks(range(0, columns, step), [f"{record['epoch']:.0f}" for record in records][::step])
     axis.set(title=f"{_title(name)} by layer over epochs", xlabel="epoch", ylabel="layer")
     if values.size <= 200:
-        middle = (shown.min() + shown.max()) / 2
+        middle = (np.nanmin(shown) + np.nanmax(shown)) / 2
         for (layer, column), value in np.ndenumerate(shown):
             colour = "black" if value > middle else "white"
             axis.text(column, layer, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
@@ -131,10 +132,11 @@ def _before_after(before: Record, after: Record) -> Figure:
     names = [name for name in by_layer(after) if name in by_layer(before)]
     figure, axes = plt.subplots(1, len(names), figsize=(3.0 * len(names), 3.2), layout="constrained", squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
-        layers = range(1, len(layers_of(after, name)) + 1)
         scale = 100 if known(f"{name}/last").is_share else 1
-        axis.plot(layers, [scale * v for v in layers_of(before, name)], "o--", color="0.6", label="random init")
-        axis.plot(layers, [scale * v for v in layers_of(after, name)], "o-", label=f"epoch {after['epoch']:.0f}")
+        for record, style, label in ((before, "o--", "random init"), (after, "o-", f"epoch {after['epoch']:.0f}")):
+            values = layers_of(record, name)
+            colour = {"color": "0.6"} if record is before else {}
+            axis.plot(list(values), [scale * value for value in values.values()], style, label=label, **colour)
         axis.set(title=_title(name) + (" (%)" if known(f"{name}/last").is_share else ""), xlabel="layer")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
@@ -160,14 +162,14 @@ def neighbor_picture(
     for axis in axes.flat:
         axis.axis("off")
     for row, query in enumerate(queries):
-        _tile(axes[row][0], source, query)
+        draw_tile(axes[row][0], source, query)
         state = "drawn" if gate[row] else "gate shut" if (ids[row] >= 0).any() else "not seen of late"
         axes[row][0].set_title(f"image {query}\n{state}", fontsize=7)
         for column, (near, probability) in enumerate(zip(ids[row], probabilities[row], strict=True), start=1):
             if near < 0 or column >= columns:
                 break
             axis = axes[row][column]
-            _tile(axis, source, near)
+            draw_tile(axis, source, near)
             axis.set_title(f"{'itself' if near == query else f'image {near}'}\n{probability:.2f}", fontsize=7)
             axis.barh(0.03, probability, 0.06, color="tab:green", align="center", transform=axis.transAxes)
             if _differ(source, near, query):
@@ -214,7 +216,7 @@ def mask_picture(columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndar
     return figure
 
 
-def _tile(axis: Axes, source: Source, index: int) -> None:
+def draw_tile(axis: Axes, source: Source, index: int) -> None:
     try:
         image = read_image(source, int(index), partial(to_channels, channels=3))
     except (BrokenImage, DataError):

@@ -29,8 +29,8 @@ def title(name: str) -> str:
     return _bundled()[name].read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
-def load(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> RunConfig:
-    """A checked configuration from `recipe` (a bundled name or a YAML file) and `KEY=VALUE` overrides.
+def load(recipe: str | Path | Layer, overrides: Sequence[str | Setting] = ()) -> RunConfig:
+    """A checked configuration from `recipe` (a bundled name, a YAML file, or keys) and `KEY=VALUE` overrides.
 
     Raises:
         InputError: an unknown recipe or key, a value of the wrong type or outside its range.
@@ -65,10 +65,10 @@ def remarks(recipe: str | Path, overrides: Sequence[str | Setting] = ()) -> list
     return merged(*_places(recipe, overrides))[1]
 
 
-def _places(recipe: str | Path, overrides: Sequence[str | Setting]) -> tuple[list[Layer], list[Setting]]:
+def _places(recipe: str | Path | Layer, overrides: Sequence[str | Setting]) -> tuple[list[Layer], list[Setting]]:
     """All that sets keys, what it is set over first."""
     settings = [as_key_takes(item) if isinstance(item, Setting) else parse_override(item) for item in overrides]
-    return _read(_find(recipe)), settings
+    return [recipe] if isinstance(recipe, Layer) else _read(_find(recipe)), settings
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import Field, model_validator
 
-from ssl_core.schema.data import DataConfig, paths_of
+from ssl_core.schema.data import DataConfig
 from ssl_core.schema.distill import DistillConfig
 from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.evaluation import EvaluatorConfig, GeometryConfig, KnnConfig
@@ -68,7 +68,7 @@ class RunConfig(Section):
     def paths(self) -> list[str]:
         """Where its images are, those of its evaluators too, but for those of sources by name."""
         own = [evaluator.data for evaluator in self.evaluation if evaluator.data is not None]
-        found = [*self.data.paths, *(path for data in own for path in paths_of(data.train, data.val))]
+        found = [*self.data.paths, *self.backbone.paths, *(path for data in own for path in data.paths)]
         return list(dict.fromkeys(found))
 
     @property

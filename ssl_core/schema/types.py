@@ -122,14 +122,22 @@ def _parse_layers(value: Any) -> Any:
 def _layers_form(value: Any) -> str:
     if isinstance(value, (dict, EveryN)):
         return "every"
-    return "list" if isinstance(value, list) else "all"
+    return "list" if isinstance(value, list) else "named"
 
 
 LayerChoice = Annotated[
-    Annotated[Literal["all"], Tag("all")]
+    Annotated[Literal["all"], Tag("named")]
     | Annotated[EveryN, Tag("every")]
     | Annotated[list[PositiveInt], Field(min_length=1), Tag("list")],
     Discriminator(_layers_form),
     BeforeValidator(_parse_layers),
     Form("all, {every: n}, or a list of layers from 1 up, such as [1, 4, 8]"),
+]
+MeasuredLayers = Annotated[
+    Annotated[Literal["all", "last"], Tag("named")]
+    | Annotated[EveryN, Tag("every")]
+    | Annotated[list[PositiveInt], Field(min_length=1), Tag("list")],
+    Discriminator(_layers_form),
+    BeforeValidator(_parse_layers),
+    Form("all, last, {every: n}, or a list of layers from 1 up, such as [1, 4, 8]"),
 ]

@@ -181,7 +181,7 @@ def test_images_without_a_label_are_neither_asked_for_nor_answers():
     images.train.labels[::3] = -1
     images.val.labels[: len(images.val) // 2] = -1
     run = Pretraining(config, images, loaders=0)
-    context = Context(run.method.layer_features, 3, images, config, torch.device("cpu"), 0)
+    context = Context(run.method.features, run.method.encoder, images, config, torch.device("cpu"), 0)
     knn = Classifies(config.evaluation[0], context)
     assert (len(knn.bank[0]), len(knn.queries[0])) == (20, 20)
     assert knn.bank_labels.min() >= 0

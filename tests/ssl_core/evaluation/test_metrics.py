@@ -77,7 +77,7 @@ def test_a_metric_is_found_by_the_name_it_is_logged_under() -> None:
     assert find("knn/last") == find("knn/layer_03") == find("cars.knn/best") == table()["knn"]
     assert find("loss/target_06").higher is False
     assert find("knn") is find("nothing") is find("knn/lst") is None
-    assert layers_of({"knn/layer_02": 2.0, "knn/layer_01": 1.0, "knn/last": 2.0}, "knn") == [1.0, 2.0]
+    assert layers_of({"knn/layer_02": 2.0, "knn/layer_01": 1.0, "knn/last": 2.0}, "knn") == {1: 1.0, 2: 2.0}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ssl_core.errors import InputError
 from ssl_core.evaluation.base import source_of
 from ssl_core.evaluation.features import Context
 from ssl_core.evaluation.knn import knn_predict
+from ssl_core.networks.layers import Want
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checks import check_images
 from ssl_core.training.events import Event, Listener, Warned
@@ -57,7 +58,8 @@ def test_own_images_are_measured_as_a_naive_evaluation_does(food: dict[str, str]
         source = source_of(f"evaluation.1.data.{split}", run.config, run.images)
         views = torch.stack([EvalImages(source, 16, 3)[index].views["global"][0] for index in range(len(source))])
         with torch.no_grad():
-            return run.method.layer_features(normalise(views)), torch.from_numpy(source.labels)
+            pooled = run.method.features(normalise(views), Want(pooled=(1, 2, 3))).pooled
+        return list(pooled.values()), torch.from_numpy(source.labels)
 
     (bank, bank_labels), (queries, labels) = features("train"), features("val")
     assert (len(bank_labels), len(labels)) == (22, 9)
@@ -88,7 +90,7 @@ def test_two_ranks_measure_own_images_as_one_does(food: dict[str, str], two_rank
 def rows_kept(config: RunConfig) -> dict[int, tuple[int, ...]]:
     """The features of the training images that this rank keeps, by layer."""
     run = prepare(config)
-    context = Context(run._layer_features, run.method.encoder.depth, run.images, config, run.device, 0)
+    context = Context(run._features, run.method.encoder, run.images, config, run.device, 0)
     return {layer: tuple(x.shape) for layer, x in context.features("train", 61)[1].items()}
 
 
@@ -135,6 +137,21 @@ def test_their_labels_are_their_own(food: dict[str, str]) -> None:
     measured = figures(config)
     assert "food.knn/last" in measured
     assert "knn/last" not in measured
+
+
+def test_own_images_have_labels_of_their_own_file_and_a_split(food: dict[str, str]) -> None:
+    train = Path(food["train"])
+    rows = [f"{file.stem},{0.9 if file.parent.name == 'rice' else 0.1}\n" for file in train.rglob("*.png")]
+    (train / "labels.csv").write_text("id,p\n" + "".join(rows))
+    own = {"train": str(train), "labels": "labels.csv", "label_above": 0.5, "split": {"share": 0.25}}
+    evaluation = [{"kind": "knn"}, {"kind": "knn", "k": 1, "name": "food", "data": own}]
+    config = tiny_config("simclr", data={"labels": "none", "split": {"share": 0.5}}, evaluation=evaluation)
+    assert "food.knn/last" in figures(config)
+    images = open_images(config.data)
+    bank, queries = (source_of(f"evaluation.1.data.{split}", config, images) for split in ("train", "val"))
+    assert (len(bank), len(queries)) == (16, 6)
+    assert list(queries.classes) == ["at most 0.5", "above 0.5"]
+    assert [bool(label) for label in queries.labels] == ["rice" in queries.name(index) for index in range(6)]
 
 
 def test_names_tell_evaluators_apart() -> None:

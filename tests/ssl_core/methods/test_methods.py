@@ -13,6 +13,7 @@ from ssl_core.methods import Method
 from ssl_core.methods.engine import StepOutput
 from ssl_core.methods.hidden import layer_weights, select_layers
 from ssl_core.networks.encoder import Encoder
+from ssl_core.networks.layers import Want
 from ssl_core.objectives.base import Step
 from ssl_core.objectives.views import ViewPrediction
 from ssl_core.schema.distill import DistillConfig
@@ -190,6 +191,11 @@ def test_without_hidden_layers_only_the_last_predictors_own_term_is_left():
     torch.testing.assert_close(output.loss, 2 * output.parts["loss/last"])
 
 
+def layers_of(method: Method, images: Tensor) -> list[Tensor]:
+    """What is evaluated: the features of each of a tiny network's layers."""
+    return list(method.features(images, Want(pooled=(1, 2, 3))).pooled.values())
+
+
 @pytest.mark.parametrize("name", ["simclr", "byol", "mocov3", "simsiam"])
 def test_per_layer_norm_gives_each_hidden_layer_its_own(name: str):
     shared = build(tiny_config(name, distill={}))
@@ -197,7 +203,7 @@ def test_per_layer_norm_gives_each_hidden_layer_its_own(name: str):
     torch.testing.assert_close(run(own, views(), 0.5).loss, run(shared, views(), 0.5).loss)  # copies, to begin with
     with torch.no_grad():
         own.norms["1"].weight.mul_(2.0)
-    before, after = shared.layer_features(views()[0]), own.layer_features(views()[0])
+    before, after = layers_of(shared, views()[0]), layers_of(own, views()[0])
     changed = [not torch.allclose(a, b) for a, b in zip(before, after, strict=True)]
     assert changed == [True, False, False]
     run(own, views(), 0.5).loss.backward()
@@ -310,7 +316,7 @@ def test_a_method_ready_for_local_crops_does_the_same_without_them(name: str):
     images = views()
     ready, plain = build(tiny_config(name, views=LOCAL)), build(tiny_config(name))
     torch.testing.assert_close(run(ready, images, 0.5).loss, run(plain, images, 0.5).loss)
-    for x, y in zip(ready.layer_features(images[0]), plain.layer_features(images[0]), strict=True):
+    for x, y in zip(layers_of(ready, images[0]), layers_of(plain, images[0]), strict=True):
         torch.testing.assert_close(x, y)
 
 
@@ -494,7 +500,7 @@ def test_dinos_encoder_is_the_teacher():
         method.norms["1"].weight.mul_(2.0)
         method.student.inside.final_norm.weight.mul_(3.0)
         method.encoder.inside.final_norm.weight.mul_(0.5)
-    for x, y in zip(method.layer_features(views()[0]), pooled(method.encoder, views()[0], [1, 2, 3]), strict=True):
+    for x, y in zip(layers_of(method, views()[0]), pooled(method.encoder, views()[0], [1, 2, 3]), strict=True):
         assert torch.equal(x, y)
 
 

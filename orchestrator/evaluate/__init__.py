@@ -1,0 +1,1 @@
+"""What a trained encoder is worth: which evaluators, where they run, what is kept, shown and told to MLflow."""
