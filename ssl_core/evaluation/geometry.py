@@ -10,11 +10,11 @@ from ssl_core.schema.evaluation import GeometryConfig
 
 
 class Geometry(Evaluator[GeometryConfig]):
-    """All of them, of val, or of train where there is none."""
+    """All of them, of `Images.measured`."""
 
     def __init__(self, config: GeometryConfig, context: Context):
         super().__init__(config, context)
-        split = "train" if context.images.val is None else "val"
+        split = context.images.measured
         _, self.features = context.features(split, config.max_images)
         self.pairs = context.pairs(split, config.max_images)
 

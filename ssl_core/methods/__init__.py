@@ -23,4 +23,5 @@ def build(config: RunConfig, teacher: Encoder | None = None, fresh: bool = False
     if fresh and config.backbone.weights is not None:
         load_weights(student, config.backbone.weights)
     cache = config.positives.cache if config.positives.searches else None
-    return Method(student, config.all_objectives, config.distill, cache, config.optim.epochs, teacher)
+    objectives, keys = config.all_objectives, config.objective_keys
+    return Method(student, objectives, config.distill, cache, config.optim.epochs, teacher, keys)

@@ -9,7 +9,7 @@ from ssl_core import distributed
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import DataError, TrainingDiverged
 from ssl_core.evaluation.base import source_of
-from ssl_core.evaluation.collapse import collapse
+from ssl_core.evaluation.collapse import collapse, images_measured
 from ssl_core.evaluation.metrics import known
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.schema.run import RunConfig
@@ -83,8 +83,8 @@ def warnings(
         first: the figures before training, where it started from weights that were good already.
     """
     found = [broken.describe(new)] if new else []
-    measured = broken.images.train if broken.images.val is None else broken.images.val
-    if record["epoch"] and (collapsed := collapse(dict(record), images=len(measured))):
+    images = images_measured(broken.config, broken.images)
+    if record["epoch"] and (collapsed := collapse(record, images)):
         found.append(f"epoch {record['epoch']:.0f}: {collapsed}")
     if first is not None and (fallen := fall(record, first)):
         found.append(f"epoch {record['epoch']:.0f}: {fallen}")

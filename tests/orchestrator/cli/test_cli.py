@@ -214,8 +214,20 @@ def test_ui_without_a_store_says_so(strata, monkeypatch, tmp_path: Path) -> None
 
 
 def test_show_explains_the_keys(strata) -> None:
-    explained = " ".join(strata("show", "demo", "--explain").stdout.split())
-    assert "weight of the predictors'" in explained
+    shown = strata("show", "demo", "--explain").stdout
+    assert "  distill.layers=all   science, shapes\n      all, " in shown
+    assert "weight of the predictors'" in " ".join(shown.split())
+
+
+def test_show_checks_what_torch_alone_knows_where_it_is_asked_to(strata) -> None:
+    words = ("show", "small-mae", "data.train=bundled:digits", "data.limit=64", "optim.batch_size=16")
+    unknown = (*words, "backbone.name=vit_tinny")
+    assert strata(*unknown).returncode == 0
+    checked = strata(*unknown, "--check")
+    assert checked.returncode == 2
+    assert "backbone.name: timm has no model vit_tinny" in checked.stderr
+    assert "fit: 64 training images" in strata(*words, "--check").stdout
+    assert "data.train: missing" in strata("show", "small-mae", "--check").stderr
 
 
 def test_neighbors_without_any_says_which_runs_have_them(strata, tmp_path: Path):

@@ -7,6 +7,7 @@ import pytest
 from ssl_core import recipes
 from ssl_core.errors import InputError
 from ssl_core.schema.distill import DistillConfig
+from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.evaluation import LinearConfig
 from ssl_core.schema.objectives import BlockMaskConfig, ObjectiveConfig
 from ssl_core.schema.types import EveryN
@@ -68,6 +69,21 @@ def test_a_recipe_of_ones_own_says_what_it_drops(tmp_path: Path):
     config = recipes.load(mine, ["data.train=x", *kinds])
     assert config.framework.mask == BlockMaskConfig()
     assert config.evaluation[0] == LinearConfig()
+
+
+def test_another_model_loses_the_size_of_the_former_one_and_keeps_other_options():
+    def backbone(*words: str) -> BackboneConfig:
+        return recipes.load("small-mae", ["data.train=x", *words]).backbone
+
+    named = "backbone.name=vit_small_patch16_224"
+    assert backbone("backbone.name=vit_tiny_patch16_224") == backbone()
+    another = backbone(named, "backbone.kwargs.depth=3")
+    assert another.kwargs == {"depth": 3, "in_chans": 1}
+    assert (another.image_size, another.patch_size) == (backbone().image_size, backbone().patch_size)
+    (remark,) = recipes.remarks("small-mae", [named, "backbone.kwargs.depth=3"])
+    change = "vit_tiny_patch16_224 → vit_small_patch16_224"
+    assert remark == f"backbone: {change}; dropped kwargs.embed_dim=64, kwargs.num_heads=2 of small-mae.yaml"
+    assert recipes.remarks("small-mae", ["backbone.kwargs.depth=3"]) == []
 
 
 @pytest.mark.parametrize("name", recipes.names())
