@@ -30,16 +30,6 @@ def is_hub(where: str) -> bool:
     return where.startswith(HUBS)
 
 
-def check_there(where: str) -> None:
-    """Whether there is something to read, as far as that is known without reading it.
-
-    Raises:
-        InputError: no such file, or a folder that is no run's, or one without its weights yet.
-    """
-    if not is_hub(where):
-        _file_of(where)
-
-
 def read(where: str) -> Any:
     """What is stored there: tensors by name, or containers of such.
 
