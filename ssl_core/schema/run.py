@@ -103,6 +103,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _continues_from_something(self) -> "RunConfig":
+        if self.backbone.weights is None:
+            for key, off in (("warm_heads", 0), ("layer_decay", None)):
+                if getattr(self.optim, key) != off:
+                    raise ValueError(
+                        f"optim.{key}: it spares weights that are good already, and there are none; "
+                        "set backbone.weights=FILE, a run's folder or timm:NAME, to start from such"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _tells_evaluators_apart(self) -> "RunConfig":
         kinds = [(evaluator.kind, evaluator.name) for evaluator in self.evaluation]
         if doubled := [kind for kind in kinds if kinds.count(kind) > 1]:

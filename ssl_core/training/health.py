@@ -1,5 +1,6 @@
 """What can go wrong in a run that goes on, and what ends it: broken images, collapse, divergence."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -94,8 +95,8 @@ def warnings(
 def fall(record: Mapping[str, float], first: Mapping[str, float]) -> str | None:
     """A sentence where training has made weights worse than they were, by k-NN or, without labels, by RankMe."""
     least = {"knn/last": WORSE, "rankme/last": WORSE_RANK}
-    name = next((name for name in least if name in record and name in first), None)
-    if name is None or not record[name] < first[name] * least[name]:
+    name = next((name for name in least if name in first), None)
+    if name is None or not record.get(name, math.inf) < first[name] * least[name]:
         return None
     metric = known(name)
     was, now = metric.form.format(first[name]), metric.form.format(record[name])

@@ -57,6 +57,7 @@ def test_help_lists_the_commands(strata) -> None:
         (["small-mocov3"], "data.train: missing"),
         (["data.train=/no/such/folder"], "/no/such/folder does not exist"),
         (["backbone.patch_size=7"], "does not divide"),
+        (["backbone.weights=none.pth"], "none.pth: no such file or folder"),
         (["--resume", "nowhere"], "no run's folder"),
         (["demo", "small-mocov3"], "one recipe at a time"),
         (["--no-such-option"], "No such option"),

@@ -40,7 +40,8 @@ def test_a_value_of_one_form_takes_the_place_of_another(before: str, after: str,
 @pytest.mark.parametrize("name", sorted(ObjectiveConfig.known))
 def test_another_framework_starts_its_section_anew_over_every_recipe(name: str):
     for recipe in recipes.names():
-        plain = ["data.train=x", "distill=null", "positives=null", "positives={}", "views.local_crops=null"]
+        plain = ["data.train=x", "backbone.weights=x", "distill=null", "positives=null", "positives={}"]
+        plain.append("views.local_crops=null")
         before = recipes.load(recipe, plain).framework
         framework = recipes.load(recipe, [*plain, f"framework.name={name}"]).framework
         assert framework == (before if before.name == name else type(framework)(name=name)), recipe
