@@ -1,7 +1,7 @@
 """`evaluation`: what is measured of every layer, and how often. A file a family of evaluators."""
 
 from ssl_core.schema.evaluation.base import EvaluationDataConfig, EvaluatorConfig, PlacesConfig
-from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearConfig
+from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LidarConfig, LinearConfig
 
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
@@ -14,6 +14,7 @@ __all__ = [
     "FewshotConfig",
     "GeometryConfig",
     "KnnConfig",
+    "LidarConfig",
     "LinearConfig",
     "LowshotConfig",
     "PlacesConfig",
