@@ -5,7 +5,7 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LidarCon
 
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
-from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
+from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig, SemiConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "LowshotConfig",
     "PlacesConfig",
     "RetrievalConfig",
+    "SemiConfig",
 ]
