@@ -23,20 +23,36 @@ from orchestrator.cli.options import (
 
 
 def report(
-    sweep: Annotated[str, typer.Argument(help="A sweep's folder, or its MLflow run id.", show_default=False)],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="DIR", help="A run's or a sweep's folder, or its MLflow run id.", show_default=False),
+    ],
     debug: Debug = False,
 ) -> None:
-    """Say what a sweep has found so far: the best settings, which settings matter; with pictures and a page.
+    """Write a page on a run or a sweep: one HTML file to pass on, with its answer, tables and pictures.
 
-    Everything is written into the sweep's folder: `report.html` (one file, to pass on), `report/*.png`, `best.yaml`.
+    Of a run: what was trained on what, curves, every layer, what `strata evaluate` has measured, the nearest and the
+    worst images. Of a sweep, so far: the best settings, which settings matter, `best.yaml`.
     """
+    from orchestrator.runs.display import say, warn
+    from orchestrator.sweeps.file import SWEEP_FILE
     from orchestrator.sweeps.report import read_report, show_report
     from orchestrator.tracking.mlflow import folder_of
 
-    folder = place if (place := place_of(sweep)).exists() else folder_of(sweep)
-    found = read_report(folder)
-    found.write(folder)
-    show_report(found, folder, console)
+    folder = place if (place := place_of(what)).exists() else folder_of(what)
+    if (folder / SWEEP_FILE).is_file():
+        found = read_report(folder)
+        found.write(folder)
+        show_report(found, folder, console)
+        return
+    from orchestrator.runs.folder import run_at
+    from orchestrator.runs.report import read_report as read_run
+    from orchestrator.runs.report import write_report
+
+    run = run_at(folder, "DIR")
+    for sentence in read_run(run).answer():
+        say(console, "{text}", text=sentence)
+    say(console, "page {page}", page=write_report(run, lambda message: warn(console, message)))
 
 
 def recipes(debug: Debug = False) -> None:

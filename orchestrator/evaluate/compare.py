@@ -68,7 +68,12 @@ def compare(first: Evaluation, second: Evaluation, output: Path | None, console:
     """Say where the second differs from the first: a table, a picture and a file in the folder of the comparison."""
     found = differences(first, second)
     names = [f"{one.plan.subject.name} ({one.plan.subject.digest[:6]})" for one in (first, second)]
-    folder = (output or RUNS / "evaluations" / "-vs-".join(name.replace(" ", "") for name in names)).absolute()
+    folder = (
+        output
+        or RUNS
+        / "evaluations"
+        / "-vs-".join(f"{one.plan.subject.name}-{one.plan.subject.digest[:6]}" for one in (first, second))
+    ).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"of": names, "differences": [asdict(one) for one in found]}, indent=2)
     write_atomically(folder / "differences.json", lambda file: file.write(text.encode()))

@@ -54,16 +54,21 @@ def layer_table(metrics: Record, title: str) -> Table:
         own = f"{name.partition('.')[0]}: " if "." in name else ""
         table.add_column(own + metric.title, justify="right")
     for layer in sorted({layer for name in shown for layer in layers_of(metrics, name)}):
-        cells = []
-        for name, metric in shown.items():
-            values = layers_of(metrics, name)
-            if layer not in values:
-                cells.append("")
-                continue
-            best = metric.higher is not None and values[layer] == (max if metric.higher else min)(values.values())
-            cells.append(_with_interval(metrics, name, layer) + (" ★" if best and len(values) > 1 else "  "))
-        table.add_row(str(layer), *cells)
+        table.add_row(str(layer), *(text + (" ★" if best else "  ") for text, best in cells(metrics, layer)))
     return table
+
+
+def cells(metrics: Record, layer: int) -> list[tuple[str, bool]]:
+    """What stands for a layer in such a table, by metric: the value, and whether it is the best of several."""
+    found = []
+    for name, metric in by_layer(metrics).items():
+        values = layers_of(metrics, name)
+        if layer not in values:
+            found.append(("", False))
+            continue
+        best = metric.higher is not None and values[layer] == (max if metric.higher else min)(values.values())
+        found.append((_with_interval(metrics, name, layer), best and len(values) > 1))
+    return found
 
 
 def _with_interval(metrics: Record, name: str, layer: int) -> str:

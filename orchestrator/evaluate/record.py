@@ -112,7 +112,7 @@ def _measured(plan: Plan, folder: Path, about: Mapping[str, Any], tell: Told) ->
 
         measure_on_ray(plan, folder, about, tell)
         results = Results(folder, about)
-    return results, measure(context_of(plan, _device(), tell), results, tell)
+    return results, measure(context_of(plan, own_device(), tell), results, tell)
 
 
 def context_of(plan: Plan, device: torch.device, tell: Told) -> Context:
@@ -125,7 +125,8 @@ def context_of(plan: Plan, device: torch.device, tell: Told) -> Context:
     return Context(subject.look, subject.encoder, plan.images, config, device, loaders, tell=tell)
 
 
-def _device() -> torch.device:
+def own_device() -> torch.device:
+    """Where this process compares features."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

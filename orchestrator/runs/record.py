@@ -1,6 +1,7 @@
 """One pretraining run from its configuration to its end: checks, what is shown, what is left behind."""
 
 import json
+import shlex
 import signal
 import threading
 import time
@@ -52,7 +53,8 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     check_store(run.config.tracking, run.output)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
     with _keeps_config(run), interruptible(), ThreadPoolExecutor(1) as pool:
-        checked = pool.submit(check_method, run.config, images)
+        fresh = not (run.output / "checkpoints").exists()
+        checked = pool.submit(check_method, run.config, images, fresh, lambda text: say(console, "{text}", text=text))
         with connected():
             share = worker_share(run.config.scaling, run.config.positives.searches)
             index_dim = checked.result()
@@ -151,6 +153,7 @@ class _WritesDown(Listener):
         summary = {
             "name": self.run.config.name,
             "status": status,
+            "weights": self.run.config.backbone.weights,
             "epochs": int(history[-1]["epoch"]) if history else 0,
             "seconds": time.time() - self.started,
             "startup_seconds": self.startup_seconds,
@@ -269,7 +272,8 @@ def show_summary(summary: dict[str, Any], output: Path, console: Console) -> Non
     """The end of a run: what became of every layer, where things lie, what to do next."""
     if summary["after"]:
         console.print()
-        console.print(layer_table(summary["before"], summary["after"]))
+        start = "the weights given" if summary.get("weights") else "random initialisation"
+        console.print(layer_table(summary["before"], summary["after"], start))
     before, after = summary["before"], summary["after"]
     if "knn/last" in after:
         console.print(
@@ -282,6 +286,8 @@ def show_summary(summary: dict[str, Any], output: Path, console: Console) -> Non
     console.print(f"{took}, {summary['images_per_second'] or 0:.0f} images/s", highlight=False)
     for what, path in (("weights", "model.safetensors"), ("figures", "metrics.jsonl"), ("pictures", "plots")):
         say(console, "{what} {path}", what=f"{what:<9}", path=output / path)
+    folder = shlex.quote(str(output))
+    say(console, "go on: [bold]strata evaluate {folder}[/bold], [bold]strata report {folder}[/bold]", folder=folder)
     console.print("look at it: [bold]strata ui[/bold]")
 
 

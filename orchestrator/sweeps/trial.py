@@ -249,8 +249,9 @@ def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
     """The loop in this process; neighbours are searched in it too."""
     config = run.config
     start_loader_server(config, share.cpus)
-    training = Pretraining(config, _images(config.data.model_dump_json()), "cuda" if share.gpus else "cpu")
     store = CheckpointStore(run.output, config)
+    device = "cuda" if share.gpus else "cpu"
+    training = Pretraining(config, _images(config.data.model_dump_json()), device, fresh=not store.paths())
     store.restore(training, teller.warn)
     training.run(_Keeps(store, training, teller))
 
@@ -258,7 +259,7 @@ def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
 def _train_on_workers(run: Run, teller: _Teller, share: WorkerShare) -> None:
     """A Ray Train run of which this process is the driver."""
     images = _images(run.config.data.model_dump_json())
-    width = check_method(run.config, images)
+    width = check_method(run.config, images, fresh=not CheckpointStore(run.output, run.config).paths())
     training = Training(run, share, len(images.train), width, teller.warn, STOP_TIMEOUT)
 
     def take(events: list[Event]) -> None:

@@ -10,6 +10,7 @@ import getpass
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,8 +131,9 @@ class Tracker:
         if self._box.of_kind("data"):
             return
         self._box.add("data", data.describe(config.data.train, images.train, "training"))
-        if images.val is not None and config.data.val is not None:
-            self._box.add("data", data.describe(config.data.val, images.val, "validation"))
+        val = config.data.train if config.data.split is not None else config.data.val
+        if images.val is not None and val is not None:
+            self._box.add("data", data.describe(val, images.val, "validation"))
         self._wake()
 
     def summarise(self, figures: Mapping[str, float]) -> None:
@@ -246,6 +248,22 @@ def sync(folder: Path, tell: Tell | None = None) -> Iterator[Tracker]:
             yield tracker
     if waits is not None:
         raise waits
+
+
+@contextmanager
+def attached(folder: Path, tell: Tell) -> Iterator[Tracker]:
+    """The MLflow run of a run that has ended, for those who have something to add; it is delivered behind the block.
+
+    Args:
+        tell: hears where it has to wait.
+    """
+    tracker = Tracker(TrackingConfig(uri=_store_named(folder)), folder, "", {}, {})
+    yield tracker
+    try:
+        if (folder / OUTBOX).exists() and tracker.run_id is not None:
+            tracker.deliver(tell)
+    except (StoreAway, Undelivered) as error:
+        tell(f"{error}; later: strata sync {folder}")
 
 
 def _store_named(folder: Path) -> str | None:

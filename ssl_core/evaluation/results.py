@@ -125,10 +125,14 @@ def read(file: Path) -> dict[str, Any]:
     return found
 
 
-def figures(file: Path, digest: str) -> dict[str, float]:
-    """The metrics of layers that a file of results has of an encoder's weights, by their names in logs."""
+def figures(file: Path, digest: str | None = None) -> dict[str, float]:
+    """The metrics of layers that a file of results has, by their names in logs.
+
+    Args:
+        digest: only if they are of these weights.
+    """
     known = read(file)
-    if known.get("of", {}).get("weights") != digest:
+    if digest is not None and known.get("of", {}).get("weights") != digest:
         return {}
     return {
         f"{_named(entry)}{name}/layer_{int(layer):02d}": value

@@ -162,14 +162,14 @@ def neighbor_picture(
     for axis in axes.flat:
         axis.axis("off")
     for row, query in enumerate(queries):
-        _tile(axes[row][0], source, query)
+        draw_tile(axes[row][0], source, query)
         state = "drawn" if gate[row] else "gate shut" if (ids[row] >= 0).any() else "not seen of late"
         axes[row][0].set_title(f"image {query}\n{state}", fontsize=7)
         for column, (near, probability) in enumerate(zip(ids[row], probabilities[row], strict=True), start=1):
             if near < 0 or column >= columns:
                 break
             axis = axes[row][column]
-            _tile(axis, source, near)
+            draw_tile(axis, source, near)
             axis.set_title(f"{'itself' if near == query else f'image {near}'}\n{probability:.2f}", fontsize=7)
             axis.barh(0.03, probability, 0.06, color="tab:green", align="center", transform=axis.transAxes)
             if _differ(source, near, query):
@@ -216,7 +216,7 @@ def mask_picture(columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndar
     return figure
 
 
-def _tile(axis: Axes, source: Source, index: int) -> None:
+def draw_tile(axis: Axes, source: Source, index: int) -> None:
     try:
         image = read_image(source, int(index), partial(to_channels, channels=3))
     except (BrokenImage, DataError):

@@ -61,7 +61,7 @@ class RunConfig(Section):
     def paths(self) -> list[str]:
         """Where its images are, those of its evaluators too, but for those of sources by name."""
         own = [evaluator.data for evaluator in self.evaluation if evaluator.data is not None]
-        found = [*self.data.paths, *(path for data in own for path in data.paths)]
+        found = [*self.data.paths, *self.backbone.paths, *(path for data in own for path in data.paths)]
         return list(dict.fromkeys(found))
 
     @property

@@ -5,10 +5,14 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LidarCon
 
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
+from ssl_core.schema.evaluation.cost import CostConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig, SemiConfig
+from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
 
 __all__ = [
+    "CkaConfig",
+    "CostConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
@@ -17,7 +21,9 @@ __all__ = [
     "LidarConfig",
     "LinearConfig",
     "LowshotConfig",
+    "PatchesConfig",
     "PlacesConfig",
+    "ProjectionConfig",
     "RetrievalConfig",
     "SemiConfig",
 ]
