@@ -59,7 +59,25 @@ class GeometryConfig(EvaluatorConfig, implementation="ssl_core.evaluation.geomet
         Metric(
             "alignment_ratio", "alignment ratio", True, "{:.2f}", False, True, "distance of images ÷ of views", True
         ),
+        Metric("alpha_req", "α-ReQ", None, "{:.2f}", False, True, "how fast the variances of directions fall", True),
+        Metric(
+            "stable_rank", "stable rank", True, "{:.1f}", False, True, "variance ÷ that of the largest direction", True
+        ),
     )
 
     kind: Literal["geometry"] = "geometry"
     max_images: PositiveInt = Field(2048, description="from val, or from train where there is none")
+
+
+class LidarConfig(EvaluatorConfig, implementation="ssl_core.evaluation.lidar:Lidar"):
+    """LiDAR: how many directions tell images apart, beside what tells views of one image apart. It needs no labels."""
+
+    metrics: ClassVar = (
+        Metric("lidar", "LiDAR", True, "{:.1f}", False, True, "effective rank of what tells images from their views"),
+    )
+    while_training: ClassVar = False
+
+    kind: Literal["lidar"] = "lidar"
+    views: int = Field(10, ge=2, description="of each image, augmented as the run's")
+    max_images: int = Field(1000, ge=2, description="from val, or from train where there is none")
+    delta: PositiveFloat = Field(1e-4, description="added to the variance of views in every direction")
