@@ -7,9 +7,11 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearCo
 # After the usual ones, the first of which messages and tables take for an example.
 from ssl_core.schema.evaluation.cost import CostConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
+from ssl_core.schema.evaluation.probes import AttentiveConfig, LinearSgdConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
 
 __all__ = [
+    "AttentiveConfig",
     "CostConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
@@ -17,6 +19,7 @@ __all__ = [
     "GeometryConfig",
     "KnnConfig",
     "LinearConfig",
+    "LinearSgdConfig",
     "LowshotConfig",
     "PlacesConfig",
     "RetrievalConfig",
