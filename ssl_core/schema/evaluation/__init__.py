@@ -8,9 +8,11 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LidarCon
 from ssl_core.schema.evaluation.cost import CostConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig, SemiConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
+from ssl_core.schema.evaluation.probes import AttentiveConfig, LinearSgdConfig, TrainedProbeConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
 
 __all__ = [
+    "AttentiveConfig",
     "CkaConfig",
     "CostConfig",
     "EvaluationDataConfig",
@@ -20,10 +22,12 @@ __all__ = [
     "KnnConfig",
     "LidarConfig",
     "LinearConfig",
+    "LinearSgdConfig",
     "LowshotConfig",
     "PatchesConfig",
     "PlacesConfig",
     "ProjectionConfig",
     "RetrievalConfig",
     "SemiConfig",
+    "TrainedProbeConfig",
 ]
