@@ -241,7 +241,8 @@ def _data_of(evaluator: EvaluatorConfig, config: RunConfig) -> str | None:
     """The `data` section of the images that it names, as JSON; None where they are the run's."""
     if not isinstance(evaluator.data, EvaluationDataConfig):
         return None
-    own = {"limit": None} | {key: value for key, value in evaluator.data if key == "val" or value is not None}
+    bare = {"limit": None, "split": None, "label_above": None}
+    own = bare | {key: value for key, value in evaluator.data if key == "val" or value is not None}
     return config.data.model_copy(update=own).model_dump_json()
 
 
