@@ -18,6 +18,7 @@ class Use(IntEnum):
     SPLITS = 8
     EPISODES = 9
     PROBE = 10
+    COPIES = 30
 
 
 def derive_seed(use: Use, *parts: int) -> int:

@@ -8,9 +8,11 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearCo
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
+from ssl_core.schema.evaluation.same import CopiesConfig
 
 __all__ = [
     "CkaConfig",
+    "CopiesConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
