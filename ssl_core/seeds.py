@@ -19,6 +19,7 @@ class Use(IntEnum):
     EPISODES = 9
     PROBE = 10
     COPIES = 30
+    PATCHES = 31
 
 
 def derive_seed(use: Use, *parts: int) -> int:

@@ -1,5 +1,7 @@
 """A linear probe: multinomial logistic regression on frozen features, trained to its optimum."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,20 +19,22 @@ class LinearProbe(Classifies[LinearConfig]):
 
 
 def linear_predict(queries: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, l2: float = 1e-3) -> Tensor:
-    """The class of each query by the linear classifier that fits `bank` best.
+    """The class of each query (B,) by the linear classifier that fits `bank` best, as `fit_linear` has it."""
+    return fit_linear(bank, bank_labels, classes, l2)(queries).argmax(dim=1)
+
+
+def fit_linear(bank: Tensor, bank_labels: Tensor, classes: int, l2: float = 1e-3) -> Callable[[Tensor], Tensor]:
+    """The linear classifier that fits `bank` best: features (B, D) → logits (B, classes).
 
     It minimises mean cross-entropy + l2 / 2 · ‖weights‖² on features that have mean 0 and deviation 1 in the bank;
     scikit-learn's `LogisticRegression(C=1 / (l2 · N))` has the same optimum. Nothing is random, and no image augmented.
 
     Args:
-        queries: (B, D) features; bank: (N, D).
+        bank: (N, D).
         bank_labels: (N,) int64.
-
-    Returns:
-        (B,) class numbers.
     """
     mean, deviation = bank.float().mean(dim=0), bank.float().std(dim=0, correction=0).clamp_min(SMALLEST)
-    bank, queries = ((x.float() - mean) / deviation for x in (bank, queries))
+    bank = (bank.float() - mean) / deviation
     weight = torch.zeros(classes, bank.shape[1], device=bank.device, requires_grad=True)
     bias = torch.zeros(classes, device=bank.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -44,5 +48,9 @@ def linear_predict(queries: Tensor, bank: Tensor, bank_labels: Tensor, classes: 
         return value
 
     optimizer.step(objective)
-    with torch.no_grad():
-        return F.linear(queries, weight, bias).argmax(dim=1)
+
+    @torch.no_grad()
+    def logits(queries: Tensor) -> Tensor:
+        return F.linear((queries.float() - mean) / deviation, weight, bias)
+
+    return logits

@@ -5,6 +5,7 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearCo
 
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
+from ssl_core.schema.evaluation.dense import SegmentationConfig, VideoConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
@@ -24,4 +25,6 @@ __all__ = [
     "PlacesConfig",
     "ProjectionConfig",
     "RetrievalConfig",
+    "SegmentationConfig",
+    "VideoConfig",
 ]
