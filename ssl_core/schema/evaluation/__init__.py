@@ -6,15 +6,20 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LidarCon
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
 from ssl_core.schema.evaluation.cost import CostConfig
+from ssl_core.schema.evaluation.dense import DavisConfig, MasksConfig, SegmentationConfig, VideoConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig, SemiConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.probes import AttentiveConfig, LinearSgdConfig, TrainedProbeConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
+from ssl_core.schema.evaluation.same import CopiesConfig, CopydaysConfig
 
 __all__ = [
     "AttentiveConfig",
     "CkaConfig",
+    "CopiesConfig",
+    "CopydaysConfig",
     "CostConfig",
+    "DavisConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
@@ -24,10 +29,13 @@ __all__ = [
     "LinearConfig",
     "LinearSgdConfig",
     "LowshotConfig",
+    "MasksConfig",
     "PatchesConfig",
     "PlacesConfig",
     "ProjectionConfig",
     "RetrievalConfig",
+    "SegmentationConfig",
     "SemiConfig",
     "TrainedProbeConfig",
+    "VideoConfig",
 ]
