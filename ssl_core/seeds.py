@@ -15,6 +15,9 @@ class Use(IntEnum):
     PARTNERS = 5
     MASKS = 6
     MASK_SIZES = 7
+    SPLITS = 8
+    EPISODES = 9
+    PROBE = 10
 
 
 def derive_seed(use: Use, *parts: int) -> int:

@@ -155,6 +155,7 @@ class _WritesDown(Listener):
         summary = {
             "name": self.run.config.name,
             "status": status,
+            "weights": self.run.config.backbone.weights,
             "epochs": int(history[-1]["epoch"]) if history else 0,
             "seconds": time.time() - self.started,
             "startup_seconds": self.startup_seconds,
@@ -273,7 +274,8 @@ def show_summary(summary: dict[str, Any], output: Path, console: Console) -> Non
     """The end of a run: what became of every layer, where things lie, what to do next."""
     if summary["after"]:
         console.print()
-        console.print(layer_table(summary["before"], summary["after"]))
+        start = "the weights given" if summary.get("weights") else "random initialisation"
+        console.print(layer_table(summary["before"], summary["after"], start))
     before, after = summary["before"], summary["after"]
     if "knn/last" in after:
         console.print(

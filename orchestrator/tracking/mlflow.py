@@ -131,8 +131,9 @@ class Tracker:
         if self._box.of_kind("data"):
             return
         self._box.add("data", data.describe(config.data.train, images.train, "training"))
-        if images.val is not None and config.data.val is not None:
-            self._box.add("data", data.describe(config.data.val, images.val, "validation"))
+        val = config.data.train if config.data.split is not None else config.data.val
+        if images.val is not None and val is not None:
+            self._box.add("data", data.describe(val, images.val, "validation"))
         self._wake()
 
     def summarise(self, figures: Mapping[str, float]) -> None:

@@ -62,16 +62,16 @@ class Context:
 
     def chosen(self, split: str, limit: int, labelled: bool = False) -> np.ndarray:
         """Indices (N,) of at most `limit` images of a split, always the same ones, of those with a label if asked."""
-        source: Source = getattr(self.images, split)
-        some = labelled and source.labels is not None and bool((source.labels < 0).any())
-        indices = _pick(len(source), len(source) if some else limit)
-        return (indices[source.labels[indices] >= 0] if some and source.labels is not None else indices)[:limit]
+        return chosen(getattr(self.images, split), limit, labelled)
 
-    def features(self, split: str, limit: int, labelled: bool = False) -> tuple[np.ndarray, Layers]:
+    def features(
+        self, split: str, limit: int, labelled: bool = False, everywhere: bool = False
+    ) -> tuple[np.ndarray, Layers]:
         """At most `limit` images of a split, always the same ones: their indices (N,), and features.
 
         Args:
             labelled: of those that have a label.
+            everywhere: of all layers on rank 0, for who compares layers; the other ranks get their own.
         """
         source: Source = getattr(self.images, split)
         chosen = self.chosen(split, limit, labelled)
@@ -82,7 +82,38 @@ class Context:
             self._cache[kind] = used, {layer: x[0] for layer, x in found.items()}
         used, found = self._cache[kind]
         count = len(chosen)
-        return used[:count], {layer: x[:count] for layer, x in found.items()}
+        own = {layer: x[:count] for layer, x in found.items()}
+        return used[:count], self._on_rank_0(own, count) if everywhere else own
+
+    def _on_rank_0(self, own: Layers, count: int) -> Layers:
+        """Features (`count`, D) of all layers on rank 0, of their own on the others."""
+        found = dict(own)
+        for layer in range(self.depth):
+            owner = owner_of(layer)
+            if owner == 0:
+                continue
+            is_here = distributed.rank() == owner
+            sent = own[layer] if is_here else torch.empty(count, self.encoder.widths[layer])
+            received = distributed.send(sent.to(self.device), owner, 0)
+            if received is not None and not is_here:
+                found[layer] = received.cpu()
+        return dict(sorted(found.items()))
+
+    def labelled(self, split: str, limit: int) -> tuple[Layers, np.ndarray]:
+        """Features and labels (N,) of at most `limit` images of a split that have a label, each image once.
+
+        An image that stands in for a broken one may have no label, or be there already.
+        """
+        ids, layers = self.features(split, limit, labelled=True)
+        source: Source = getattr(self.images, split)
+        assert source.labels is not None, "only such are due"
+        labels = source.labels[ids]
+        first = np.zeros(len(ids), bool)
+        first[np.unique(ids, return_index=True)[1]] = True
+        kept = first & (labels >= 0)
+        if kept.all():
+            return layers, labels
+        return {layer: x[torch.from_numpy(kept)] for layer, x in layers.items()}, labels[kept]
 
     def pairs(self, split: str, limit: int) -> Layers:
         """Features of two random views of at most `limit` images of a split: (2, N, D) each."""
@@ -159,6 +190,21 @@ def owner_of(layer: int) -> int:
 def own_images(data: str) -> Images:
     """The images of an evaluator that names its own, by the JSON of a `data` section."""
     return open_images(DataConfig.model_validate_json(data))
+
+
+def chosen(source: Source, limit: int, labelled: bool = False) -> np.ndarray:
+    """Indices (N,) of at most `limit` images, always the same ones, of those with a label if asked."""
+    if not labelled or source.labels is None or not (source.labels < 0).any():
+        return _pick(len(source), limit)
+    indices = _pick(len(source), len(source))
+    return indices[source.labels[indices] >= 0][:limit]
+
+
+def chosen_labels(source: Source | None, limit: int) -> np.ndarray:
+    """The labels (N,) of at most `limit` labelled images, always the same ones; none where there are none."""
+    if source is None or source.labels is None:
+        return np.empty(0, np.int64)
+    return source.labels[chosen(source, limit, labelled=True)]
 
 
 def _pick(images: int, limit: int) -> np.ndarray:

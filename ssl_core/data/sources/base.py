@@ -58,6 +58,10 @@ class Source(ABC):
     def where(self, index: int) -> str:
         """What to call the image in a message."""
 
+    def name(self, index: int) -> str:
+        """What files about the set may call the image: its path below the set's folder, where it has one."""
+        return self.where(index)
+
 
 def read_image(source: Source, index: int, then: Callable[[Image.Image], Image.Image] | None = None) -> Image.Image:
     """An image, and what `then` makes of it. What keeps it from being read is sorted here, whoever raises what.
@@ -122,6 +126,9 @@ class Subset(Source):
 
     def where(self, index: int) -> str:
         return self.source.where(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.indices[index]))
 
 
 @dataclass(frozen=True)

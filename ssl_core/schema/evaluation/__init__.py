@@ -3,4 +3,25 @@
 from ssl_core.schema.evaluation.base import EvaluationDataConfig, EvaluatorConfig, PlacesConfig
 from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearConfig
 
-__all__ = ["EvaluationDataConfig", "EvaluatorConfig", "GeometryConfig", "KnnConfig", "LinearConfig", "PlacesConfig"]
+# isort: split
+# After the usual ones, the first of which messages and tables take for an example.
+from ssl_core.schema.evaluation.cost import CostConfig
+from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
+from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
+from ssl_core.schema.evaluation.retrieval import RetrievalConfig
+
+__all__ = [
+    "CkaConfig",
+    "CostConfig",
+    "EvaluationDataConfig",
+    "EvaluatorConfig",
+    "FewshotConfig",
+    "GeometryConfig",
+    "KnnConfig",
+    "LinearConfig",
+    "LowshotConfig",
+    "PatchesConfig",
+    "PlacesConfig",
+    "ProjectionConfig",
+    "RetrievalConfig",
+]
