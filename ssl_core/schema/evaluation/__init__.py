@@ -8,7 +8,7 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LidarCon
 from ssl_core.schema.evaluation.cost import CostConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig, SemiConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
-from ssl_core.schema.evaluation.retrieval import RetrievalConfig
+from ssl_core.schema.evaluation.retrieval import RetrievalConfig, RevisitedConfig
 
 __all__ = [
     "CkaConfig",
@@ -25,5 +25,6 @@ __all__ = [
     "PlacesConfig",
     "ProjectionConfig",
     "RetrievalConfig",
+    "RevisitedConfig",
     "SemiConfig",
 ]
