@@ -12,11 +12,11 @@ NOTHING = 1e-10  # of the largest variance: what features in single precision ar
 
 
 class Geometry(Evaluator[GeometryConfig]):
-    """All of them, of val, or of train where there is none."""
+    """All of them, of `Images.measured`."""
 
     def __init__(self, config: GeometryConfig, context: Context):
         super().__init__(config, context)
-        split = "train" if context.images.val is None else "val"
+        split = context.images.measured
         _, self.features = context.features(split, config.max_images)
         self.pairs = context.pairs(split, config.max_images)
 

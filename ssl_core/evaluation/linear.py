@@ -1,6 +1,7 @@
 """A linear probe: multinomial logistic regression on frozen features, trained to its optimum."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,27 +26,33 @@ class LinearProbe(Classifies[LinearConfig]):
 
 
 def linear_predict(queries: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, l2: float = 1e-3) -> Tensor:
-    """The class of each query by the linear classifier that fits `bank` best.
+    """The class of each query (B,) by the linear classifier that fits `bank` best, as `fit_linear` has it."""
+    logits = fit_linear(bank, bank_labels, classes, l2)
+    return torch.cat([logits(part).argmax(dim=1) for part in queries.split(max(1, LOGITS_AT_ONCE // classes))])
+
+
+def fit_linear(bank: Tensor, bank_labels: Tensor, classes: int, l2: float = 1e-3) -> Callable[[Tensor], Tensor]:
+    """The linear classifier that fits `bank` best: features (B, D) → logits (B, classes).
 
     It minimises mean cross-entropy + l2 / 2 · ‖weights‖² on features that have mean 0 and deviation 1 in the bank;
     scikit-learn's `LogisticRegression(C=1 / (l2 · N))` has the same optimum. No image is augmented. Nothing is random
     where all logits can be held at once; else the optimum is approached in batches.
 
     Args:
-        queries: (B, D) features; bank: (N, D).
+        bank: (N, D).
         bank_labels: (N,) int64.
-
-    Returns:
-        (B,) class numbers.
     """
     mean, deviation = bank.float().mean(dim=0), bank.float().std(dim=0, correction=0).clamp_min(SMALLEST)
     if len(bank) * classes <= LOGITS:
         weight, bias = optimum((bank.float() - mean) / deviation, bank_labels, classes, l2)
     else:
         weight, bias = near_optimum(bank, bank_labels, classes, l2, mean, deviation)
-    with torch.no_grad():
-        parts = queries.split(max(1, LOGITS_AT_ONCE // classes))
-        return torch.cat([F.linear((part.float() - mean) / deviation, weight, bias).argmax(dim=1) for part in parts])
+
+    @torch.no_grad()
+    def logits(queries: Tensor) -> Tensor:
+        return F.linear((queries.float() - mean) / deviation, weight, bias)
+
+    return logits
 
 
 def optimum(x: Tensor, labels: Tensor, classes: int, l2: float) -> tuple[Tensor, Tensor]:

@@ -87,3 +87,16 @@ def patch_picture(images: Tensor, panels: Mapping[str, np.ndarray], title: str) 
             axis.spines[:].set_visible(False)
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def class_picture(values: Mapping[str, np.ndarray], title: str) -> Figure:
+    """A bar for every class and way, of shares (C,) by the way's name; none for NaN."""
+    count = len(next(iter(values.values())))
+    figure, axis = plt.subplots(figsize=(min(24.0, max(5.0, 1.5 + 0.3 * count)), 3.4), layout="constrained")
+    width = 0.8 / len(values)
+    for number, (name, shares) in enumerate(values.items()):
+        axis.bar(np.arange(count) + (number - (len(values) - 1) / 2) * width, 100 * shares, width, label=name)
+    axis.set(title=title, xlabel="class", ylabel="%")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure

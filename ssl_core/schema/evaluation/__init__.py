@@ -6,13 +6,20 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LidarCon
 # isort: split
 # After the usual ones, the first of which messages and tables take for an example.
 from ssl_core.schema.evaluation.cost import CostConfig
+from ssl_core.schema.evaluation.dense import DavisConfig, MasksConfig, SegmentationConfig, VideoConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig, SemiConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
+from ssl_core.schema.evaluation.probes import AttentiveConfig, LinearSgdConfig, TrainedProbeConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig, RevisitedConfig
+from ssl_core.schema.evaluation.same import CopiesConfig, CopydaysConfig
 
 __all__ = [
+    "AttentiveConfig",
     "CkaConfig",
+    "CopiesConfig",
+    "CopydaysConfig",
     "CostConfig",
+    "DavisConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
@@ -20,11 +27,16 @@ __all__ = [
     "KnnConfig",
     "LidarConfig",
     "LinearConfig",
+    "LinearSgdConfig",
     "LowshotConfig",
+    "MasksConfig",
     "PatchesConfig",
     "PlacesConfig",
     "ProjectionConfig",
     "RetrievalConfig",
     "RevisitedConfig",
+    "SegmentationConfig",
     "SemiConfig",
+    "TrainedProbeConfig",
+    "VideoConfig",
 ]
