@@ -10,7 +10,7 @@ from ssl_core.schema.evaluation.dense import DavisConfig, MasksConfig, Segmentat
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig, SemiConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.probes import AttentiveConfig, LinearSgdConfig, TrainedProbeConfig
-from ssl_core.schema.evaluation.retrieval import RetrievalConfig
+from ssl_core.schema.evaluation.retrieval import RetrievalConfig, RevisitedConfig
 from ssl_core.schema.evaluation.same import CopiesConfig, CopydaysConfig
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "PlacesConfig",
     "ProjectionConfig",
     "RetrievalConfig",
+    "RevisitedConfig",
     "SegmentationConfig",
     "SemiConfig",
     "TrainedProbeConfig",
