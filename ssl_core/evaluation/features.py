@@ -103,6 +103,11 @@ class Context:
         keys = [(0, index, index) for index in _pick(len(source), limit).tolist()]
         return self._extract(split, view_pairs(source, self.config), keys)[1]
 
+    def of(self, split: str, images: Dataset, keys: list) -> tuple[np.ndarray, Layers]:
+        """Indices used (N,), and features of what a data set makes of images of a split; they are not kept."""
+        used, found = self._extract(split, images, keys)
+        return used, {layer: x[0] for layer, x in found.items()}
+
     def batches(
         self, split: str, indices: np.ndarray, want: Want
     ) -> Iterator[tuple[np.ndarray, Tensor, layers.Layers]]:

@@ -7,8 +7,10 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LinearCo
 # After the usual ones, the first of which messages and tables take for an example.
 from ssl_core.schema.evaluation.cost import CostConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
+from ssl_core.schema.evaluation.finetune import FinetuneConfig
 from ssl_core.schema.evaluation.probes import AttentiveConfig, LinearSgdConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
+from ssl_core.schema.evaluation.robust import RobustConfig
 
 __all__ = [
     "AttentiveConfig",
@@ -16,6 +18,7 @@ __all__ = [
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
+    "FinetuneConfig",
     "GeometryConfig",
     "KnnConfig",
     "LinearConfig",
@@ -23,4 +26,5 @@ __all__ = [
     "LowshotConfig",
     "PlacesConfig",
     "RetrievalConfig",
+    "RobustConfig",
 ]
