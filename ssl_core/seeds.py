@@ -22,6 +22,8 @@ class Use(IntEnum):
     HEADS_ORDER = 22
     FINETUNE = 23
     CORRUPTIONS = 24
+    COPIES = 30
+    PATCHES = 31
 
 
 def derive_seed(use: Use, *parts: int) -> int:
