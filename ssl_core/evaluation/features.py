@@ -121,6 +121,11 @@ class Context:
         keys = [(0, index, index) for index in _pick(len(source), limit).tolist()]
         return self._extract(split, view_pairs(source, self.config), keys)[1]
 
+    def of(self, split: str, images: Dataset, keys: list) -> tuple[np.ndarray, Layers]:
+        """Indices used (N,), and features of what a data set makes of images of a split; they are not kept."""
+        used, found = self._extract(split, images, keys)
+        return used, {layer: x[0] for layer, x in found.items()}
+
     def views(self, split: str, limit: int, count: int) -> Layers:
         """Features of `count` random views of at most `limit` images of a split: (count, N, D) each."""
         source = getattr(self.images, split)

@@ -110,7 +110,9 @@ class TrainedProbes(Evaluator[Probing]):
     def _trained(self, settings: Mapping[int, Sequence[int]], rows: np.ndarray) -> dict[int, dict[int, nn.Module]]:
         """Probes of these settings, by layer of those that this rank owns, trained on these images of train."""
         probes = {layer: self._probes(layer, settings[layer]) for layer in own_layers(self.config, self.context)}
-        batches = Batches(rows, self._batch(len(rows)), self._epochs(len(rows)), self.config.seed)
+        few, many = self.config.usual_epochs
+        epochs = self.config.epochs or (many if len(rows) >= MANY else few)
+        batches = Batches(rows, batch_of(self.config.batch, len(rows)), epochs, self.config.seed)
         optimizer = self.optimizer(probes, batches.size) if probes else None
         schedule = optimizer and LambdaLR(optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / len(batches)))
         backbone = self.context.config.backbone
@@ -191,13 +193,10 @@ class TrainedProbes(Evaluator[Probing]):
         assert source.labels is not None
         return torch.from_numpy(source.labels[ids.cpu().numpy()]).to(self.context.device)
 
-    def _batch(self, images: int) -> int:
-        """The papers' batch, or a smaller one, so that an epoch of few images has some steps."""
-        return min(self.config.batch, max(images // STEPS_PER_EPOCH, SMALLEST_BATCH), images)
 
-    def _epochs(self, images: int) -> int:
-        few, many = self.config.usual_epochs
-        return self.config.epochs or (many if images >= MANY else few)
+def batch_of(largest: int, images: int) -> int:
+    """The papers' batch, or a smaller one, so that an epoch of few images has some steps."""
+    return min(largest, max(images // STEPS_PER_EPOCH, SMALLEST_BATCH), images)
 
 
 class Batches:

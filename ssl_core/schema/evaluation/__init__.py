@@ -8,9 +8,11 @@ from ssl_core.schema.evaluation.usual import GeometryConfig, KnnConfig, LidarCon
 from ssl_core.schema.evaluation.cost import CostConfig
 from ssl_core.schema.evaluation.dense import DavisConfig, MasksConfig, SegmentationConfig, VideoConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig, SemiConfig
+from ssl_core.schema.evaluation.finetune import FinetuneConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.probes import AttentiveConfig, LinearSgdConfig, TrainedProbeConfig
-from ssl_core.schema.evaluation.retrieval import RetrievalConfig, RevisitedConfig
+from ssl_core.schema.evaluation.retrieval import RetrievalConfig, RevisitedConfig, RevisitedDataConfig
+from ssl_core.schema.evaluation.robust import RobustConfig
 from ssl_core.schema.evaluation.same import CopiesConfig, CopydaysConfig
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
+    "FinetuneConfig",
     "GeometryConfig",
     "KnnConfig",
     "LidarConfig",
@@ -35,6 +38,8 @@ __all__ = [
     "ProjectionConfig",
     "RetrievalConfig",
     "RevisitedConfig",
+    "RevisitedDataConfig",
+    "RobustConfig",
     "SegmentationConfig",
     "SemiConfig",
     "TrainedProbeConfig",

@@ -7,7 +7,7 @@ import numpy as np
 
 from ssl_core.data.sources import open_images
 from ssl_core.data.sources.base import Images
-from ssl_core.evaluation.base import Evaluator
+from ssl_core.evaluation.base import Evaluator, own_layers
 from ssl_core.evaluation.features import Context
 from ssl_core.training.loop import Pretraining
 from tests.conftest import tiny_config
@@ -27,7 +27,7 @@ def evaluator_of(section: dict[str, Any], workers: int = 1, images: Images | Non
 def figures(section: dict[str, Any], workers: int = 1) -> dict[int, dict[str, float]]:
     """What this rank measures, by layer."""
     evaluator = evaluator_of(section, workers)
-    return {layer: dict(evaluator.measure(layer)) for layer in evaluator.context.own_layers}
+    return {layer: dict(evaluator.measure(layer)) for layer in own_layers(evaluator.config, evaluator.context)}
 
 
 def with_others_labels(seed: int = 0) -> Images:
