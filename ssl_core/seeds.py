@@ -20,6 +20,7 @@ class Use(IntEnum):
     PROBE = 10
     COPIES = 30
     PATCHES = 31
+    LIGHT_COPIES = 32
 
 
 def derive_seed(use: Use, *parts: int) -> int:

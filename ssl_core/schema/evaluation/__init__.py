@@ -9,11 +9,12 @@ from ssl_core.schema.evaluation.dense import SegmentationConfig, VideoConfig
 from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig
-from ssl_core.schema.evaluation.same import CopiesConfig
+from ssl_core.schema.evaluation.same import CopiesConfig, DuplicatesConfig
 
 __all__ = [
     "CkaConfig",
     "CopiesConfig",
+    "DuplicatesConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
