@@ -55,7 +55,7 @@ def check(plans: Sequence[Plan]) -> None:
         InputError: they are not, and a difference would say nothing.
     """
     first, second = (plan.config.data for plan in plans)
-    for key in ("train", "val", "labels", "label_column", "limit"):
+    for key in ("train", "val", "split", "labels", "name_column", "label_column", "label_above", "limit"):
         was, now = getattr(first, key), getattr(second, key)
         if was != now:
             raise InputError(
@@ -68,7 +68,12 @@ def compare(first: Evaluation, second: Evaluation, output: Path | None, console:
     """Say where the second differs from the first: a table, a picture and a file in the folder of the comparison."""
     found = differences(first, second)
     names = [f"{one.plan.subject.name} ({one.plan.subject.digest[:6]})" for one in (first, second)]
-    folder = (output or RUNS / "evaluations" / "-vs-".join(name.replace(" ", "") for name in names)).absolute()
+    folder = (
+        output
+        or RUNS
+        / "evaluations"
+        / "-vs-".join(f"{one.plan.subject.name}-{one.plan.subject.digest[:6]}" for one in (first, second))
+    ).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"of": names, "differences": [asdict(one) for one in found]}, indent=2)
     write_atomically(folder / "differences.json", lambda file: file.write(text.encode()))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ssl_core.files import as_path
-from ssl_core.use.opening import is_hub
+from ssl_core.networks.weights import is_hub
 
 
 def names_and_keys(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -161,7 +161,7 @@ def run_at(output: Path, given_as: str, overrides: Sequence[str] = ()) -> Run:
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:
-    """Workers and later readers of `config.yaml` may run elsewhere: `data` paths become absolute."""
+    """Workers and later readers of `config.yaml` may run elsewhere: paths become absolute."""
 
     def absolute(path: str) -> str:
         return str(as_path(path).absolute()) if scheme_of(path) is None else path
@@ -185,4 +185,6 @@ def absolute_paths(config: RunConfig) -> RunConfig:
             evaluator = evaluator.model_copy(update={"data": evaluator.data.moved(absolute).model_copy(update=own)})
         evaluation.append(evaluator)
     data = config.data.model_copy(update=places | labels(config.data))
-    return config.model_copy(update={"data": data, "evaluation": evaluation})
+    weights = None if config.backbone.weights is None else absolute(config.backbone.weights)
+    backbone = config.backbone.model_copy(update={"weights": weights})
+    return config.model_copy(update={"data": data, "backbone": backbone, "evaluation": evaluation})

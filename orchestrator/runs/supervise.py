@@ -175,14 +175,28 @@ class Training:
         self._room.release()
 
 
-def check_method(config: RunConfig, images: "Images") -> int:
-    """What needs torch to be known; the width of the features that stand for an image."""
+def check_method(
+    config: RunConfig, images: "Images", fresh: bool = True, tell: Callable[[str], None] = lambda _: None
+) -> int:
+    """What needs torch to be known; the width of the features that stand for an image.
+
+    Args:
+        fresh: it starts from `backbone.weights`, where there are such.
+        tell: hears what became of them.
+
+    Raises:
+        InputError: something in it cannot work.
+    """
     import torch
 
     from ssl_core import methods
+    from ssl_core.networks.encoder import Encoder
+    from ssl_core.networks.weights import load_weights
     from ssl_core.training.checks import check_best, check_images
 
     check_images(config, images)
+    if fresh and config.backbone.weights is not None:
+        tell(f"weights: {load_weights(Encoder(config.backbone), config.backbone.weights)}")
     with torch.device("meta"):  # shapes only
         method = methods.build(config)
     check_best(config, images, method)

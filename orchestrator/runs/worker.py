@@ -154,8 +154,8 @@ def _train(config: RunConfig, job: dict[str, Any], device: torch.device) -> None
     output = as_path(job["output"])
     images = open_images(config.data)
     index = ShardedIndex(job["shards"], len(images.train)) if job["shards"] else None
-    run = Pretraining(config, images, device, index=index)
     store = CheckpointStore(output, config)
+    run = Pretraining(config, images, device, index=index, fresh=not store.paths())
     listener = WorkerListener(job["mailbox"], store, run)
     store.restore(run, lambda message: listener.on(Warned(message)))
     run.run(listener)

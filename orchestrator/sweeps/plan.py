@@ -234,11 +234,15 @@ def _build(config: RunConfig) -> tuple["Method", int]:
     import torch
 
     from ssl_core import methods
+    from ssl_core.networks.encoder import Encoder
+    from ssl_core.networks.weights import load_weights
 
     shapes = [(key, value) for key, (value, fact) in keys(config).items() if fact.shapes]
     weights = config.distill and (config.distill.alpha > 0, config.distill.beta > 0)  # at 0 less is built and logged
-    same = str([*shapes, weights])
+    same = str([*shapes, weights, config.backbone.weights])
     if same not in _built:
+        if config.backbone.weights is not None:
+            load_weights(Encoder(config.backbone), config.backbone.weights)
         with torch.device("meta"):  # shapes only
             method = methods.build(config)
         weights = sum(tensor.numel() for tensor in method.state_dict().values())
@@ -304,7 +308,7 @@ def _images_per_second(config: RunConfig, share: WorkerShare) -> float:
     batch = min(config.optim.batch_size, TIMED_BATCH)
     values: dict[str, Any] = config.model_dump(mode="json")
     values["data"] |= {"limit": batch * TIMED_STEPS, "workers": 0}
-    values["optim"] |= {"epochs": 1, "warmup_epochs": 0, "batch_size": batch, "accumulate": 1}
+    values["optim"] |= {"epochs": 1, "warmup_epochs": 0, "warm_heads": 0, "batch_size": batch, "accumulate": 1}
     values |= {"evaluation": [], "scaling": {}, "positives": {}}
     short = RunConfig.model_validate(values)
     device = "cuda" if torch.cuda.is_available() else "cpu"

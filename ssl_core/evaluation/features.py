@@ -121,6 +121,17 @@ class Context:
         keys = [(0, index, index) for index in _pick(len(source), limit).tolist()]
         return self._extract(split, view_pairs(source, self.config), keys)[1]
 
+    def views(self, split: str, limit: int, count: int) -> Layers:
+        """Features of `count` random views of at most `limit` images of a split: (count, N, D) each."""
+        source = getattr(self.images, split)
+        images, rounds = _pick(len(source), limit).tolist(), -(-count // 2)
+        keys = [(number, index, index) for number in range(rounds) for index in images]
+        found = self._extract(split, view_pairs(source, self.config), keys)[1]
+        return {
+            layer: x.unflatten(1, (rounds, len(images))).transpose(0, 1).flatten(0, 1)[:count]
+            for layer, x in found.items()
+        }
+
     def batches(
         self, split: str, indices: np.ndarray, want: Want
     ) -> Iterator[tuple[np.ndarray, Tensor, layers.Layers]]:

@@ -49,6 +49,10 @@ class Blocks:
         """Whichever of the two the model has; SDSSL shares it among the blocks."""
         return self.pooled_norm if isinstance(self.token_norm, nn.Identity) else self.token_norm
 
+    def place_of(self, layer: int) -> int:
+        """The number, from 0, that timm gives a layer (from 1)."""
+        return layer - 1
+
     def features(self, images: Tensor, want: Want, hide: Hide | None, norms: Mapping[int, nn.Module]) -> Layers:
         """As `Encoder.forward` says."""
         tokens = self._tokens(images, want, hide or Hide()) if self.sees_patches else self._foreign_tokens(images, want)
@@ -91,7 +95,7 @@ class Blocks:
         """The same of blocks that are not of timm's plain ViT."""
         outputs = self.model.forward_intermediates(
             images,
-            indices=[layer - 1 for layer in want.layers],
+            indices=[self.place_of(layer) for layer in want.layers],
             intermediates_only=True,
             stop_early=True,
             output_fmt="NLC",

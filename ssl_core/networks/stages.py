@@ -35,11 +35,15 @@ class Stages:
         """The model's own norm of what was pooled of the last map."""
         return self._norm_or_identity(getattr(self.model, "head", None))
 
+    def place_of(self, layer: int) -> int:
+        """The number, from 0, that timm gives the map of a layer (from 1)."""
+        return self._before + layer - 1
+
     def features(self, images: Tensor, want: Want) -> Layers:
         """The averages of the maps of the stages asked for, and their places."""
         maps = self.model.forward_intermediates(
             images,
-            indices=[self._before + layer - 1 for layer in want.layers],
+            indices=[self.place_of(layer) for layer in want.layers],
             intermediates_only=True,
             stop_early=True,
         )

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from ssl_core.schema.types import TUNABLE, Form, Fraction, Section
+from ssl_core.schema.types import SCIENCE, TUNABLE, Form, Fraction, OpenFraction, Section
 
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -26,6 +26,12 @@ class OptimConfig(Section):
     )
     betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW")
     momentum: Fraction = Field(0.9, description="SGD and LARS")
+    layer_decay: Annotated[OpenFraction | None, SCIENCE] = Field(
+        None, description="each layer's rate is that of the next one times this, heads at 1 (BEiT, MAE); default: off"
+    )
+    warm_heads: Annotated[NonNegativeFloat, SCIENCE] = Field(
+        0.0, description="epochs in which heads and predictors learn alone: random ones would spoil good weights"
+    )
     clip_grad: Annotated[PositiveFloat | None, TUNABLE] = Field(None, description="largest norm of the whole gradient")
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: PositiveInt = Field(1, description="micro-batches per step; negatives come from one micro-batch")
@@ -34,4 +40,6 @@ class OptimConfig(Section):
     def _consistent(self) -> "OptimConfig":
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+        if self.warm_heads >= self.epochs:
+            raise ValueError(f"warm_heads ({self.warm_heads:g}) must be less than epochs ({self.epochs})")
         return self

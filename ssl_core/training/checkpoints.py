@@ -39,6 +39,7 @@ class CheckpointStore:
         self.output, self.folder, self.neighbors = output, output / "checkpoints", output / "neighbors"
         self.model_file = output / "model.safetensors"
         self.config, self._last = config.checkpoint, config.optim.epochs
+        self._first = 1 if config.backbone.weights is None else 0  # weights that were good already may stay the best
         self._searches, self._window = config.positives.searches, config.positives.window
         self._sums: dict[Path, str] = {}  # of files that never change
 
@@ -172,7 +173,7 @@ class CheckpointStore:
         return max((epoch for epoch in done if self._is_due(epoch)), default=0)
 
     def _is_due(self, epoch: int) -> bool:
-        return epoch > 0 and (epoch % self.config.every_epochs == 0 or epoch == self._last)
+        return epoch >= self._first and (epoch % self.config.every_epochs == 0 or epoch == self._last)
 
     def load(self, path: Path) -> dict[str, Any]:
         """A checkpoint's state.

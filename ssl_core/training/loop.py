@@ -35,6 +35,7 @@ class Pretraining:
         device: where; default: the CPU.
         loaders: loader processes; default: `data.workers`, or this process's threads less one.
         index: where neighbours are searched, if `positives` wants any; default: in this process.
+        fresh: start from `backbone.weights`, where there are such; else a state is going to be loaded.
 
     Attributes:
         method: the module that is trained; `method.encoder.model` is the timm model.
@@ -55,13 +56,14 @@ class Pretraining:
         device: torch.device | str = "cpu",
         loaders: int | None = None,
         index: positives.Index | None = None,
+        fresh: bool = True,
     ):
         check_images(config, images)
         self.config, self.images, self.device = config, images, torch.device(device)
         wanted = config.data.workers if loaders is None else loaders
         self.loaders = min(torch.get_num_threads() - 1, 8) if wanted is None else wanted
         torch.manual_seed(config.seed)
-        self.method = methods.build(config)
+        self.method = methods.build(config, fresh=fresh)
         self.parallel = parallel.choose(config.optim, self.device)
         trained = self.parallel.wrap(self.method)
         self.positives = positives.build(config, images, self.method.index_dim, self.device, index)
@@ -177,7 +179,8 @@ class Pretraining:
         new = self.broken.merge()
         record["broken_images"] = float(len(self.broken.known))
         self.history.append(record)
-        for message in warnings(record, self.broken, new):
+        first = self.history[0] if self.config.backbone.weights is not None else None
+        for message in warnings(record, self.broken, new, first):
             tell(listeners, Warned(message))
         self.broken.check()
         tell(listeners, EpochEnded(record))

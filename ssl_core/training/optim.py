@@ -7,6 +7,8 @@ from timm.optim import create_optimizer_v2, param_groups_weight_decay
 
 from ssl_core import schedules
 from ssl_core.methods import Method
+from ssl_core.networks.depth import below_heads
+from ssl_core.networks.encoder import Encoder
 from ssl_core.networks.heads import stacked_vectors
 from ssl_core.schema.optim import OptimConfig
 
@@ -27,12 +29,31 @@ def build_optimizer(method: Method, config: OptimConfig) -> torch.optim.Optimize
         if kept:
             group["params"] = [p for p in group["params"] if id(p) not in constant]
             groups.append({**group, "params": kept, "constant_lr": True})
+    if config.layer_decay is not None:
+        groups = _by_layer(groups, layer_scales(method.student, config.layer_decay))
     kinds: dict[str, dict[str, Any]] = {
         "adamw": {"betas": config.betas, "fused": True},
         "sgd": {"momentum": config.momentum, "nesterov": False},
         "lars": {"momentum": config.momentum},
     }
     return create_optimizer_v2(groups, opt=config.name, lr=0.0, weight_decay=0.0, **kinds[config.name])
+
+
+def layer_scales(encoder: Encoder, decay: float) -> dict[int, float]:
+    """What each parameter's rate is multiplied with, by its id: `decay` for each layer between it and the heads."""
+    below = below_heads(encoder)
+    return {id(x): decay ** below[name] for name, x in encoder.model.named_parameters()}
+
+
+def _by_layer(groups: list[dict[str, Any]], scales: dict[int, float]) -> list[dict[str, Any]]:
+    """The groups, parted by what their parameters' rates are multiplied with."""
+    parted: list[dict[str, Any]] = []
+    for group in groups:
+        own: dict[float, list[Any]] = {}
+        for parameter in group["params"]:
+            own.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
+        parted += [{**group, "params": params, "lr_scale": scale} for scale, params in own.items()]
+    return parted
 
 
 def set_rates(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int, steps_per_epoch: int) -> dict:
@@ -48,7 +69,7 @@ def set_rates(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int, 
     end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
     weight_decay = schedules.cosine(step / total, config.weight_decay, end)
     for group in optimizer.param_groups:
-        group["lr"] = peak if group.get("constant_lr") else lr
+        group["lr"] = (peak if group.get("constant_lr") else lr) * group.get("lr_scale", 1.0)
         # Groups without decay were built with 0 and stay there.
         if group.setdefault("decays", group["weight_decay"] > 0):
             group["weight_decay"] = weight_decay

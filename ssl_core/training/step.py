@@ -26,6 +26,7 @@ class OptimizerStep:
 
     Attributes:
         optimizer: over what `method` trains.
+        heads_alone: so many steps of a run leave the encoder as it is.
 
     Args:
         parallel: has wrapped the method; `trained` is what it gave to call.
@@ -47,6 +48,7 @@ class OptimizerStep:
         self.config, self.method, self.parallel, self.trained = config, method, parallel, trained
         self.positives, self.broken, self.steps_per_epoch = positives, broken, steps_per_epoch
         self.optimizer = build_optimizer(method, config.optim)
+        self.heads_alone = round(config.optim.warm_heads * steps_per_epoch)
         self._device = next(method.parameters()).device
 
     def __call__(self, step: int, batches: Sequence[Batch]) -> Figures:
@@ -68,6 +70,9 @@ class OptimizerStep:
         if index_features:
             self.positives.send(torch.cat([batch.ids for batch in batches]), torch.cat(index_features))
         self.method.drop_frozen_gradients(progress)
+        if step < self.heads_alone:
+            for parameter in self.method.student.parameters():
+                parameter.grad = None
         norm = self.parallel.clip(optim.clip_grad)
         figures["grad_norm"] = norm
         where = f"step {step + 1} (epoch {step // self.steps_per_epoch + 1})"

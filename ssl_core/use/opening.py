@@ -1,18 +1,20 @@
-"""A trained encoder by its name: a run's folder."""
+"""A trained encoder by any of its names: a run's folder, a file of weights, a model of timm's."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ssl_core import methods, recipes
 from ssl_core.errors import InputError
-from ssl_core.files import as_path, local_copy
+from ssl_core.files import as_path, is_file, local_copy
 from ssl_core.networks.encoder import Encoder
+from ssl_core.networks.weights import Fit, is_hub, load_weights
 from ssl_core.recipes import Setting
-from ssl_core.recipes.read import parse_override
+from ssl_core.recipes.read import Layer, parse_override
 from ssl_core.schema.run import RunConfig
 from ssl_core.training.checkpoints import CheckpointStore
 from ssl_core.use.subject import Subject
@@ -21,26 +23,29 @@ SETTABLE = ("data", "views", "evaluation", "scaling", "tracking", "seed", "name"
 """Sections that may be set for a trained encoder: the others say how it was trained."""
 
 
-def is_hub(what: str) -> bool:
-    """Whether it names weights that are downloaded."""
-    return what.startswith(("timm:", "hf-hub:"))
-
-
 def open_subject(what: str, words: Sequence[str | Setting] = (), checkpoint: int | None = None) -> Subject:
     """The encoder that `what` names, with `KEY=VALUE` words set over its configuration.
 
     Args:
-        what: a run's folder.
-        words: `KEY=VALUE`, or settings, of sections that say nothing of how it was trained.
+        what: a run's folder, a file of weights, or `timm:NAME`, which downloads.
+        words: `KEY=VALUE`, or settings, of sections that say nothing of how it was trained; for weights of
+            no run also `backbone.name`, and so on.
         checkpoint: of a run, the epoch; default: the end.
 
     Raises:
         InputError: there is none, it cannot be read, or a word is about training.
     """
+    if is_hub(what):
+        return _of_weights(what, words, checkpoint, name=what.partition(":")[2].replace("/", "-"))
     place = as_path(what)
     if place.is_dir():
         return _of_run(place.absolute(), words, checkpoint)
-    raise InputError(f"WHAT: {what} is no run's folder (looked from {Path.cwd()})")
+    if is_file(place):
+        return _of_weights(what, words, checkpoint, name=place.stem)
+    raise InputError(
+        f"WHAT: {what} is neither a run's folder nor a file of weights (looked from {Path.cwd()}); timm:NAME is one "
+        "of timm's models with its published weights"
+    )
 
 
 def _of_run(folder: Path, words: Sequence[str | Setting], checkpoint: int | None) -> Subject:
@@ -81,6 +86,34 @@ def _epoch_of(path: Path) -> int:
     return int(path.stem.split("_")[1])
 
 
+def _of_weights(what: str, words: Sequence[str | Setting], checkpoint: int | None, name: str) -> Subject:
+    """Weights that belong to no run: which model they are of is said by the file, by the hub, or by the user."""
+    if checkpoint is not None:
+        raise InputError(f"--checkpoint: {what} is no run's folder")
+    backbone = _backbone_of(what)
+    base = {"name": _as_name(name), "framework": {"name": "simclr"}, "backbone": backbone}
+    settings = _checked(words, (*SETTABLE, "backbone"))
+    config = recipes.load(Layer(what, base), settings)
+    if "name" not in backbone and not any(setting.key == "backbone.name" for setting in settings):
+        raise InputError(f"{what}: which model are these weights of? Say it: backbone.name=vit_small_patch16_224")
+    encoder = Encoder(config.backbone)
+    fit = load_weights(encoder, what)
+    return Subject(config.name, encoder.eval(), config, remarks=_remarks(fit))
+
+
+def _backbone_of(what: str) -> dict[str, Any]:
+    """What the weights themselves say of their model: Strata's files all of it, a hub its name, others nothing."""
+    if what.startswith("timm:"):
+        return {"name": what.partition(":")[2]}
+    if not what.endswith(".safetensors"):
+        return {}
+    try:
+        with local_copy(as_path(what)) as file, safe_open(file, "pt") as found:
+            return json.loads((found.metadata() or {}).get("backbone", "{}"))
+    except (SafetensorError, ValueError):
+        return {}  # whoever reads the weights says what is wrong
+
+
 def _tensors(file: Path) -> dict[str, Any]:
     try:
         with local_copy(file) as local:
@@ -102,3 +135,13 @@ def _checked(words: Sequence[str | Setting], sections: Sequence[str]) -> list[Se
                 f"command line: {setting.key}: the encoder is trained; what can be set here: {', '.join(sections)}"
             )
     return settings
+
+
+def _remarks(fit: Fit) -> tuple[str, ...]:
+    """What of weights somebody should know before figures are read from them."""
+    return (f"weights: {fit}",) if fit.share < 1.0 or fit.adapted or fit.left_over else ()
+
+
+def _as_name(text: str) -> str:
+    kept = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "._-") else "-" for sign in text)
+    return kept.lstrip("._-")[:100] or "weights"

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -142,6 +143,11 @@ class Images:
     train: Source
     val: Source | None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> Literal["train", "val"]:
+        """The set that signals without labels are measured of: val, or train where there is none."""
+        return "train" if self.val is None else "val"
 
     @property
     def labelled(self) -> bool:

@@ -40,6 +40,8 @@ def remarks(root: Path, **options) -> str:
         PLAIN.partition("\n")[2],
         PLAIN.partition("\n")[2].replace(",", "   "),
         "\ufeff" + PLAIN,
+        "\ufeff" + PLAIN.partition("\n")[2],
+        "image,id,label\n1.png,4,cat\n2.png,3,dog\n3.png,2,cat\n4.png,1,ant\n",
         PLAIN.encode("utf-16"),
         '"filename","label"\n"a/1.png","cat"\n"a/2.png","dog"\n"b/3.png","cat"\n"b/4.png","ant"\n',
         "label, filename\ncat, a/1.png\ndog, a/2.png\ncat, b/3.png\nant, b/4.png\n",
@@ -72,6 +74,11 @@ def test_accents_are_the_same_however_they_are_written(tmp_path: Path):
     assert labelled(tmp_path, text.encode("cp1252"), files=files) == ["two", "one"]
 
 
+def test_paths_of_another_machine_are_known_by_their_ends(tmp_path: Path):
+    text = "name,label\n/kaggle/set/a/1.png,x\n/kaggle/set/b/1.png,y\n"
+    assert labelled(tmp_path, text, files=["a/1.png", "b/1.png"]) == ["x", "y"]
+
+
 def test_numbers_are_classes_and_a_threshold_makes_two(tmp_path: Path):
     text = "a/1.png 1.0 mono\na/2.png 0.0 poly\nb/3.png 0.25 mono\nb/4.png 0.75 poly\n"
     assert labelled(tmp_path, text, label_column="2") == ["1.0", "0.0", "0.25", "0.75"]
@@ -79,6 +86,8 @@ def test_numbers_are_classes_and_a_threshold_makes_two(tmp_path: Path):
     assert labelled(tmp_path, text, label_column="2", label_above=0.25) == two
     comma = text.replace("0.", "0,").replace(" ", ";")
     assert labelled(tmp_path, comma, label_column="2", label_above=0.25) == two
+    turned = "0,75;a/1.png\n0,0;a/2.png\n0,25;b/3.png\n1,0;b/4.png\n"
+    assert labelled(tmp_path, turned, label_above=0.25) == two
     assert labelled(tmp_path, text, label_column="3") == ["mono", "poly", "mono", "poly"]
     with pytest.raises(InputError, match=r"data\.label_above: expected labels that are numbers, and there is 'mono'"):
         open_train(tmp_path, labels="labels.csv", label_column="3", label_above=0.5)

@@ -143,10 +143,12 @@ def test_own_images_have_labels_of_their_own_file_and_a_split(food: dict[str, st
     train = Path(food["train"])
     rows = [f"{file.stem},{0.9 if file.parent.name == 'rice' else 0.1}\n" for file in train.rglob("*.png")]
     (train / "labels.csv").write_text("id,p\n" + "".join(rows))
-    own = {"train": str(train), "labels": "labels.csv", "label_above": 0.5, "split": {"share": 0.25}}
-    evaluation = [{"kind": "knn"}, {"kind": "knn", "k": 1, "name": "food", "data": own}]
-    config = tiny_config("simclr", data={"labels": "none", "split": {"share": 0.5}}, evaluation=evaluation)
-    assert "food.knn/last" in figures(config)
+    data = {"train": str(train), "labels": "labels.csv", "label_above": 0.5}
+    own = {"kind": "knn", "k": 1, "name": "food", "data": data | {"split": {"share": 0.25}}}
+    plain = {"kind": "knn", "k": 1, "name": "plain", "data": food}  # of its own classes, and with a val of its own
+    evaluation = [{"kind": "knn"}, own, plain]
+    config = tiny_config("simclr", data=data | {"split": {"share": 0.2}}, evaluation=evaluation)
+    assert figures(config).keys() >= {"knn/last", "food.knn/last", "plain.knn/last"}
     images = open_images(config.data)
     bank, queries = (source_of(f"evaluation.1.data.{split}", config, images) for split in ("train", "val"))
     assert (len(bank), len(queries)) == (16, 6)
