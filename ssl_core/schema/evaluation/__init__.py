@@ -13,7 +13,7 @@ from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, Projecti
 from ssl_core.schema.evaluation.probes import AttentiveConfig, LinearSgdConfig, TrainedProbeConfig
 from ssl_core.schema.evaluation.retrieval import RetrievalConfig, RevisitedConfig, RevisitedDataConfig
 from ssl_core.schema.evaluation.robust import RobustConfig
-from ssl_core.schema.evaluation.same import CopiesConfig, CopydaysConfig
+from ssl_core.schema.evaluation.same import CopiesConfig, CopydaysConfig, DuplicatesConfig
 
 __all__ = [
     "AttentiveConfig",
@@ -22,6 +22,7 @@ __all__ = [
     "CopydaysConfig",
     "CostConfig",
     "DavisConfig",
+    "DuplicatesConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
