@@ -15,9 +15,7 @@ class RetrievalConfig(EvaluatorConfig, implementation="ssl_core.evaluation.retri
         Metric("retrieval", "retrieval mAP", True, "{:.1%}", True, True, "mean over queries of the average precision"),
         Metric("retrieval_map_r", "mAP@R", True, "{:.1%}", True, True, "the same of the R nearest, R as many as right"),
         Metric("retrieval_r1", "R@1", True, "{:.1%}", True, True, "queries whose nearest image is of their class"),
-        Metric(
-            "retrieval_r5", "R@5", True, "{:.1%}", True, True, "queries with one among the 5 nearest"
-        ),
+        Metric("retrieval_r5", "R@5", True, "{:.1%}", True, True, "queries with one among the 5 nearest"),
         Metric("retrieval_r10", "R@10", True, "{:.1%}", True, True, "the same of the 10 nearest"),
     )
 
