@@ -35,6 +35,19 @@ def gather_to(x: Tensor, owner: int) -> Tensor | None:
     return None if parts is None else torch.cat(parts)
 
 
+def send(x: Tensor, source: int, target: int) -> Tensor | None:
+    """The `x` of one rank on another one, where `x` says its shape; None on all others."""
+    if world_size() == 1:
+        return x.detach()
+    if rank() == source:
+        dist.send(x.detach().contiguous(), target)
+    if rank() != target:
+        return None
+    received = torch.empty_like(x)
+    dist.recv(received, source)
+    return received
+
+
 class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -43,6 +43,14 @@ def _on_disk(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise InputError(f"{text}: there is no such user, or they have no home") from error
+
+
+def find_beside(name: str, folders: Iterable[Path]) -> Path:
+    """A file by its path; a relative one is looked for in `folders` first, then from the working directory."""
+    path = as_path(name)
+    if is_local(path) and not path.is_absolute():
+        return next((folder / path for folder in folders if is_file(folder / path)), path)
+    return path
 
 
 def is_file(path: Path) -> bool:

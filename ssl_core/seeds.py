@@ -18,6 +18,12 @@ class Use(IntEnum):
     SPLITS = 8
     EPISODES = 9
     PROBE = 10
+    HEADS = 21
+    HEADS_ORDER = 22
+    FINETUNE = 23
+    CORRUPTIONS = 24
+    COPIES = 30
+    PATCHES = 31
 
 
 def derive_seed(use: Use, *parts: int) -> int:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,10 @@ from orchestrator.cli.options import (
     place_of,
     split,
 )
+
+if TYPE_CHECKING:
+    from ssl_core.recipes.table import Row
+    from ssl_core.schema.run import RunConfig
 
 
 def report(
@@ -69,11 +74,18 @@ def recipes(debug: Debug = False) -> None:
 def show(
     words: Words = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say what each key means.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Look at the images and the network too, as a run does before it starts."),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Show a recipe's resolved configuration; what differs from the defaults is marked with *.
 
     `for` says what a key is for: *science* changes what is learned, *operation* only where and how fast.
+
+    Every key is checked, and what belongs together. Whether timm has the model, whether the network can do what is
+    asked of it, and whether the images are there and enough, `--check` says in a few seconds more.
     """
     from orchestrator.runs.display import warn
     from ssl_core import recipes
@@ -83,20 +95,54 @@ def show(
     try:
         config = recipes.load(recipe or DEFAULT_RECIPE, overrides)
     except InputError as error:
-        if not str(error).startswith("data.train: missing") or "\n" in str(error):
+        if check or not str(error).startswith("data.train: missing") or "\n" in str(error):
             raise
         config = recipes.load(recipe or DEFAULT_RECIPE, [*overrides, "data.train=FOLDER"])
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "key", "value", "for", "meaning" if explain else "default"):
-        table.add_column(title, no_wrap=title in ("key", "for"), overflow="fold")
-    for row in recipes.rows(config):
-        shown = [Text(text, "bold" if row.changed else "") for text in (row.key, recipes.typed(row.value))]
-        default = recipes.typed(row.default) if row.changed else ""
-        purpose = Text(str(row.purpose), "dim")
-        table.add_row("*" if row.changed else "", *shown, purpose, Text(row.meaning if explain else default))
-    console.print(table, highlight=False)
+    (_explain if explain else _tabulate)(recipes.rows(config))
     for remark in recipes.remarks(recipe or DEFAULT_RECIPE, overrides):
         warn(console, remark)
+    if check:
+        _check(config)
+
+
+def _tabulate(rows: list["Row"]) -> None:
+    """A line for each key, with its default where it has another value."""
+    from ssl_core.recipes import typed
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "key", "value", "for", "default"):
+        table.add_column(title, no_wrap=title in ("key", "for"), overflow="fold")
+    for row in rows:
+        shown = [Text(text, "bold" if row.changed else "") for text in (row.key, typed(row.value))]
+        purpose, default = Text(str(row.purpose), "dim"), Text(typed(row.default) if row.changed else "")
+        table.add_row("*" if row.changed else "", *shown, purpose, default)
+    console.print(table, highlight=False)
+
+
+def _explain(rows: list["Row"]) -> None:
+    """Each key as it is typed, and below it what it means."""
+    from ssl_core.recipes import typed
+
+    for row in rows:
+        mark = "* " if row.changed else "  "
+        setting = Text(f"{mark}{row.key}={typed(row.value)}", "bold" if row.changed else "")
+        console.print(setting.append(f"   {row.purpose}", "not bold dim"), highlight=False)
+        if row.meaning:
+            console.print(Padding(Text(row.meaning), (0, 0, 0, 6)), highlight=False)
+
+
+def _check(config: "RunConfig") -> None:
+    """What needs torch and the images to be known."""
+    from orchestrator.runs.display import warn
+    from orchestrator.runs.supervise import check_method
+    from ssl_core.data.sources import open_images
+    from ssl_core.positives.checks import remarks
+
+    images = open_images(config.data)
+    check_method(config, images)
+    for remark in (*images.remarks, *remarks(config)):
+        warn(console, remark)
+    console.print(f"images, network and objectives fit: {len(images.train):,} training images", highlight=False)
 
 
 def neighbors(

@@ -18,7 +18,7 @@ def sync(
     """Deliver to MLflow what it missed while it was away: figures, pictures, the end of the run.
 
     Runs deliver by themselves as soon as MLflow answers again, at the latest when they end or are resumed; this is for
-    those that ended before. Nothing is doubled.
+    those that ended before. What the server refused is offered to it once more. Nothing is doubled.
     """
     from orchestrator.errors import WorkFailed
     from orchestrator.runs.display import say

@@ -56,7 +56,7 @@ def check_seen(output: Path, paths: Sequence[str]) -> None:
                     "share (NFS, EFS, Filestore, …)"
                 )
             if missing:
-                raise InputError(f"data: node {node} does not see {missing[0]}; put the images where all nodes do")
+                raise InputError(f"node {node} does not see {missing[0]}; put images and weights where all nodes do")
     finally:
         marker.unlink()
 

@@ -55,7 +55,7 @@ def check(plans: Sequence[Plan]) -> None:
         InputError: they are not, and a difference would say nothing.
     """
     first, second = (plan.config.data for plan in plans)
-    for key in ("train", "val", "labels", "label_column", "limit"):
+    for key in ("train", "val", "split", "labels", "name_column", "label_column", "label_above", "limit"):
         was, now = getattr(first, key), getattr(second, key)
         if was != now:
             raise InputError(

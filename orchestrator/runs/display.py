@@ -134,9 +134,13 @@ def _short(name: str, metric: Metric) -> str:
     return (f"{own}: " if dot else "") + metric.title.removesuffix(" accuracy")
 
 
-def layer_table(before: Record, after: Record) -> Table:
-    """Every layer before training and after: accuracies where they were measured, and the label-free signals."""
-    table = Table(title="quality by layer, random initialisation → trained", title_justify="left", box=None)
+def layer_table(before: Record, after: Record, start: str = "random initialisation") -> Table:
+    """Every layer before training and after: accuracies where they were measured, and the label-free signals.
+
+    Args:
+        start: what it was before.
+    """
+    table = Table(title=f"quality by layer, {start} → trained", title_justify="left", box=None)
     table.add_column("layer", justify="right")
     shown = {name: metric for name, metric in by_layer(after).items() if name in by_layer(before)}
     for name, metric in shown.items():

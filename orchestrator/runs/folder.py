@@ -12,8 +12,9 @@ from pathlib import Path
 from orchestrator.paths import RUNS
 from ssl_core import recipes
 from ssl_core.errors import InputError
-from ssl_core.files import as_path, is_local, lock, write_atomically
-from ssl_core.schema.data import scheme_of
+from ssl_core.files import as_path, find_beside, is_local, lock, write_atomically
+from ssl_core.schema.data import DataConfig, labels_file, paths_of, scheme_of
+from ssl_core.schema.evaluation import EvaluationDataConfig
 from ssl_core.schema.keys import differences
 from ssl_core.schema.run import RunConfig
 
@@ -170,11 +171,20 @@ def absolute_paths(config: RunConfig) -> RunConfig:
             return None
         return absolute(paths) if isinstance(paths, str) else [absolute(path) for path in paths]
 
-    data = config.data.model_copy(update={"train": each(config.data.train), "val": each(config.data.val)})
-    evaluation = [
-        evaluator if evaluator.data is None else evaluator.model_copy(update={"data": evaluator.data.moved(absolute)})
-        for evaluator in config.evaluation
-    ]
+    def labels(data: DataConfig | EvaluationDataConfig) -> dict[str, str]:
+        """A file of labels in the images' folder moves with it."""
+        folders = map(as_path, paths_of(data.train, data.val))
+        file = labels_file(data.labels)
+        return {} if file is None or find_beside(file, folders) != as_path(file) else {"labels": absolute(file)}
+
+    places = {"train": each(config.data.train), "val": each(config.data.val)}
+    evaluation = []
+    for evaluator in config.evaluation:
+        if evaluator.data is not None:
+            own = labels(evaluator.data) if isinstance(evaluator.data, EvaluationDataConfig) else {}
+            evaluator = evaluator.model_copy(update={"data": evaluator.data.moved(absolute).model_copy(update=own)})
+        evaluation.append(evaluator)
+    data = config.data.model_copy(update=places | labels(config.data))
     weights = None if config.backbone.weights is None else absolute(config.backbone.weights)
     backbone = config.backbone.model_copy(update={"weights": weights})
     return config.model_copy(update={"data": data, "backbone": backbone, "evaluation": evaluation})

@@ -53,8 +53,10 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     check_store(run.config.tracking, run.output)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
     with _keeps_config(run), interruptible(), ThreadPoolExecutor(1) as pool:
-        fresh = not (run.output / "checkpoints").exists()
+        fresh = not any((run.output / "checkpoints").glob("epoch_*.sha256"))
         checked = pool.submit(check_method, run.config, images, fresh, lambda text: say(console, "{text}", text=text))
+        if fresh and run.config.backbone.weights is not None:
+            checked.result()  # a wrong file is said before anything starts
         with connected():
             share = worker_share(run.config.scaling, run.config.positives.searches)
             index_dim = checked.result()
@@ -153,6 +155,7 @@ class _WritesDown(Listener):
         summary = {
             "name": self.run.config.name,
             "status": status,
+            "weights": self.run.config.backbone.weights,
             "epochs": int(history[-1]["epoch"]) if history else 0,
             "seconds": time.time() - self.started,
             "startup_seconds": self.startup_seconds,
@@ -271,7 +274,8 @@ def show_summary(summary: dict[str, Any], output: Path, console: Console) -> Non
     """The end of a run: what became of every layer, where things lie, what to do next."""
     if summary["after"]:
         console.print()
-        console.print(layer_table(summary["before"], summary["after"]))
+        start = "the weights given" if summary.get("weights") else "random initialisation"
+        console.print(layer_table(summary["before"], summary["after"], start))
     before, after = summary["before"], summary["after"]
     if "knn/last" in after:
         console.print(

@@ -104,7 +104,7 @@ class Report:
 
         last = self.trained
         said = []
-        if last is not None and (collapsed := collapse(dict(last))):
+        if last is not None and (collapsed := collapse(last, images=None)):
             said.append(f"In the end {collapsed}.")
         if broken := self.summary.get("broken_images"):
             said.append(f"{broken} images could not be decoded.")

@@ -308,7 +308,7 @@ def _images_per_second(config: RunConfig, share: WorkerShare) -> float:
     batch = min(config.optim.batch_size, TIMED_BATCH)
     values: dict[str, Any] = config.model_dump(mode="json")
     values["data"] |= {"limit": batch * TIMED_STEPS, "workers": 0}
-    values["optim"] |= {"epochs": 1, "warmup_epochs": 0, "batch_size": batch, "accumulate": 1}
+    values["optim"] |= {"epochs": 1, "warmup_epochs": 0, "warm_heads": 0, "batch_size": batch, "accumulate": 1}
     values |= {"evaluation": [], "scaling": {}, "positives": {}}
     short = RunConfig.model_validate(values)
     device = "cuda" if torch.cuda.is_available() else "cpu"

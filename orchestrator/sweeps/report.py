@@ -17,6 +17,7 @@ from orchestrator.sweeps.space import describe
 from orchestrator.sweeps.tables import ablation_table, best_table
 from orchestrator.sweeps.trials import Score, Trial, read_trials, seconds_of
 from ssl_core.files import write_atomically
+from ssl_core.schema.data import labels_file
 
 BEST_FILE, REPORT_FILE = "best.yaml", "report.html"
 
@@ -64,6 +65,7 @@ class Report:
         values["name"] = f"{self.config.name}-best"
         data = self.sweep.run_config(self.best.settings).data
         values["data"] |= {"train": data.train} | ({"val": data.val} if data.val else {})  # absolute paths
+        values["data"] |= {"labels": data.labels} if labels_file(data.labels) else {}
         said = "".join(f"# {line}\n" for line in self.answer())
         return (
             f"# The best of {self.counts()}.\n{said}#\n#   strata pretrain {BEST_FILE}\n"

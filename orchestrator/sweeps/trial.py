@@ -30,6 +30,7 @@ from orchestrator.sweeps.trials import Trial, read_trial
 from ssl_core.data.sources import open_images
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import DataError, InputError, TrainingDiverged
+from ssl_core.evaluation.collapse import images_measured
 from ssl_core.files import append, copy, remove_tree, write_atomically
 from ssl_core.schema.data import DataConfig
 from ssl_core.schema.run import RunConfig
@@ -46,6 +47,7 @@ FAILURE = "failure.txt"  # and what did
 OUT_OF_MEMORY = "; try optim.accumulate=2, or fewer trials at once (resources)"
 ORIGIN = "origin.json"  # in a checkpoint that Tune holds: whose it is
 HEARD = "heard.json"  # in a trial's folder: up to which epoch Tune has heard of it, and in which session
+MEASURED = "images_measured"  # what Tune is told beside a trial's figures: of how many images they are
 TAKEN_OVER = "taken_over.jsonl"  # in a trial's folder: from whom it took over weights, and when
 
 
@@ -212,7 +214,9 @@ class _Teller(Listener):
             return
         epoch = int(record["epoch"])
         # Nothing is decided about a trial at its end.
-        told = {**record, "epoch": epoch, "done": epoch == self.run.config.optim.epochs}
+        config = self.run.config
+        measured = images_measured(config, _images(config.data.model_dump_json()))
+        told = {**record, "epoch": epoch, "done": epoch == config.optim.epochs, MEASURED: measured}
         # Before Tune hears of it, for it may end this function with its answer.
         heard = {"session": self.job.session, "epoch": epoch}
         write_atomically(self.run.output / HEARD, lambda file: file.write(json.dumps(heard).encode()))

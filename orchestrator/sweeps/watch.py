@@ -23,7 +23,7 @@ from orchestrator.sweeps.file import SWEEP_FILE, Sweep
 from orchestrator.sweeps.narrate import Narrator
 from orchestrator.sweeps.plan import Plan, share_of
 from orchestrator.sweeps.report import show_report
-from orchestrator.sweeps.trial import TUNE, Job, make_trainable
+from orchestrator.sweeps.trial import MEASURED, TUNE, Job, make_trainable
 from orchestrator.sweeps.trials import Trial
 from orchestrator.sweeps.tuner import make_tuner
 from orchestrator.sweeps.weights import WeightKeeper
@@ -136,7 +136,7 @@ class Watcher:
     def wants_stop(self, tune_id: str, result: dict[str, Any]) -> bool:
         """Whether a trial has collapsed."""
         limits = self.config.collapse
-        said = collapse(result, limits.std, limits.rankme) if limits else None
+        said = collapse(result, result.get(MEASURED, 0), limits.std, limits.rankme) if limits else None
         trial = self.book.find(tune_id)
         if said and trial is not None:
             self._collapsed[trial.id] = f"epoch {result['epoch']}: {said}"

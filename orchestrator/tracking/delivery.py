@@ -46,11 +46,12 @@ class Delivery:
         """Whether the store has all that it can get."""
         return self.receipt.delivered == len(self._box.entries) and not self.receipt.waiting
 
-    def bring(self, tell: Tell) -> None:
+    def bring(self, tell: Tell, again: bool = False) -> None:
         """Bring the store up to date.
 
         Args:
             tell: hears of what is refused or damaged.
+            again: offer what was refused in an earlier session once more.
 
         Raises:
             StoreAway: it does not answer; what it has got so far is remembered.
@@ -59,7 +60,10 @@ class Delivery:
         while self._remarks:
             tell(self._remarks.pop(0))
         try:
+            known = self.receipt
             target = self._target(self.store.connect(), tell)
+            if again and self.receipt is known:
+                self._offer_again(target, tell)
             for place in range(self.receipt.delivered, len(self._box.entries)):
                 self._pass_on(target, place, tell)
             self._upload(target, tell)
@@ -115,7 +119,25 @@ class Delivery:
         elif not no_longer_counts:
             for words in target.log(entry):
                 self._refuse(place, words, tell)
-        self.receipt.delivered = place + 1
+        self.receipt.delivered = max(self.receipt.delivered, place + 1)
+        self.receipt.write(self.folder)
+
+    def _offer_again(self, target: Target, tell: Tell) -> None:
+        """What was refused, once more: the server may take it by now."""
+        refused, self.receipt.refused = self.receipt.refused, {}
+        try:
+            for place in refused:
+                entry = self._box.entries[place]
+                if entry["kind"] == "run":
+                    still = target.log_params(entry["content"]["params"])
+                    for words in still:
+                        self._refuse(place, words, tell)
+                else:
+                    self._pass_on(target, place, tell)
+        except Exception:
+            self.receipt.refused = refused
+            self.receipt.write(self.folder)
+            raise
         self.receipt.write(self.folder)
 
     def _upload(self, target: Target, tell: Tell) -> None:

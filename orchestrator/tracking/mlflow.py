@@ -131,8 +131,9 @@ class Tracker:
         if self._box.of_kind("data"):
             return
         self._box.add("data", data.describe(config.data.train, images.train, "training"))
-        if images.val is not None and config.data.val is not None:
-            self._box.add("data", data.describe(config.data.val, images.val, "validation"))
+        val = config.data.train if config.data.split is not None else config.data.val
+        if images.val is not None and val is not None:
+            self._box.add("data", data.describe(val, images.val, "validation"))
         self._wake()
 
     def summarise(self, figures: Mapping[str, float]) -> None:
@@ -151,17 +152,18 @@ class Tracker:
         self._figures.end()
         self._put("status", status)
 
-    def deliver(self, tell: Tell | None = None) -> None:
+    def deliver(self, tell: Tell | None = None, again: bool = False) -> None:
         """Bring MLflow up to date.
 
         Args:
             tell: hears of what it refuses.
+            again: offer what it has refused before once more.
 
         Raises:
             StoreAway: it does not answer; what it has got so far is remembered.
             Undelivered: something has to wait.
         """
-        self._delivery.bring(tell or _keep_quiet)
+        self._delivery.bring(tell or _keep_quiet, again)
 
     def _put(self, kind: str, content: Any) -> None:
         self._box.add(kind, content)
@@ -238,7 +240,7 @@ def sync(folder: Path, tell: Tell | None = None) -> Iterator[Tracker]:
             told.add(tracker.uri)
             tell(f"{folder} names MLflow at {tracker.uri}: its figures and files go there")
         try:
-            tracker.deliver(tell)
+            tracker.deliver(tell, again=True)
         except StoreAway:
             raise
         except Undelivered as error:

@@ -55,6 +55,7 @@ class Receipt:
         self.waiting = {
             p: why for p, why in self.waiting.items() if p < self.delivered and entries[p]["kind"] == "file"
         }
+        self.refused = {p: why for p, why in self.refused.items() if 0 <= p < len(entries)}
 
     def write(self, folder: Path) -> None:
         values = {"uri": self.uri, "run_id": self.run_id, "delivered": self.delivered}

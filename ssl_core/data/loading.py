@@ -4,7 +4,7 @@ Everything random is a function of (seed, epoch, image), so the same run sees th
 the number of workers and loader processes, and resuming needs no generator's state.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol, cast
@@ -241,6 +241,17 @@ def eval_loader(dataset: Dataset, keys: list, workers: int) -> DataLoader:
         dataset,
         sampler=keys,
         batch_size=EVAL_BATCH,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_one_thread,
+    )
+
+
+def batch_loader(dataset: Dataset, batches: Iterable[list], workers: int) -> DataLoader:
+    """`dataset[key]` for the keys of every batch, in order; who asks says which are together."""
+    return DataLoader(
+        dataset,
+        batch_sampler=cast("Sampler[list]", batches),
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_one_thread,

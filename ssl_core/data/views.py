@@ -145,11 +145,18 @@ def _augmentation(
 
 
 class CentreView:
-    """Resize and centre crop, for evaluation: PIL image → PIL image of `size`."""
+    """Resize and centre crop, for evaluation: PIL image → PIL image of `size`.
 
-    def __init__(self, size: int):
+    Args:
+        size: pixels of a side.
+        mask: of numbers that nothing lies between: they are not mixed.
+    """
+
+    def __init__(self, size: int, mask: bool = False):
         self.size, self.short = size, round(size / CROP_SHARE)
-        self.usual = v2.Compose([v2.Resize(self.short), v2.CenterCrop(size)])
+        self.resampling = Image.Resampling.NEAREST if mask else Image.Resampling.BILINEAR
+        mode = v2.InterpolationMode.NEAREST if mask else v2.InterpolationMode.BILINEAR
+        self.usual = v2.Compose([v2.Resize(self.short, mode), v2.CenterCrop(size)])
 
     def __call__(self, image: Image.Image) -> Image.Image:
         if max(image.size) <= THIN * min(image.size):
@@ -161,7 +168,7 @@ class CentreView:
         spans = [_kept(side, int(self.short * side / min(image.size)), self.size) for side in image.size]
         (left, right, x0, x1), (top, bottom, y0, y1) = spans
         near = image.crop((left, top, right, bottom))
-        return near.resize((self.size, self.size), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+        return near.resize((self.size, self.size), self.resampling, box=(x0, y0, x1, y1))
 
 
 def _kept(length: int, resized: int, size: int) -> tuple[int, int, float, float]:

@@ -7,7 +7,7 @@ extracted once for all of them; ranks share the images and the layers.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor
 from ssl_core import distributed
 from ssl_core.data.sources.base import Images, Source
 from ssl_core.errors import InputError
-from ssl_core.evaluation.features import Context, Layers, own_images
+from ssl_core.evaluation.features import Context, Layers, chosen_labels, own_images
 from ssl_core.evaluation.metrics import layers_measured
+from ssl_core.evaluation.splits import held_out
 from ssl_core.schema.evaluation import EvaluationDataConfig, EvaluatorConfig, KnnConfig, LinearConfig
 from ssl_core.schema.metric import Metric
 from ssl_core.schema.run import RunConfig
@@ -67,7 +68,14 @@ class Evaluator(Generic[Config]):
 
 
 class Classifies(Evaluator[Classifier]):
-    """How often a class is known, of images of val by those of train."""
+    """How often a class is known, of images of val by those of train.
+
+    Attributes:
+        chosen_by: the key whose value is chosen where it lists several.
+        chosen: the value that was taken, by layer (from 0).
+    """
+
+    chosen_by: ClassVar[str]
 
     def __init__(self, config: Classifier, context: Context):
         super().__init__(config, context)
@@ -76,15 +84,52 @@ class Classifies(Evaluator[Classifier]):
         self.bank, self.bank_labels = _labelled(*context.features("train", config.max_train, labelled=True), train)
         self.queries, self.labels = _labelled(*context.features("val", config.max_val, labelled=True), val)
         self.classes = len(train.classes)
+        self.chosen: dict[int, float] = {}
 
-    def accuracy(self, layer: int, predict: Callable[..., Tensor], *options: Any) -> float:
-        """Of `predict(queries, bank, bank's labels, classes, *options)`, on the device that features come from."""
-        device = self.context.device
-        data = (x.to(device) for x in (self.queries[layer], self.bank[layer], self.bank_labels))
-        predictions = predict(*data, self.classes, *options).cpu()
-        right = predictions == self.labels
+    @classmethod
+    def check(cls, config: Classifier, images: Images) -> None:
+        labels = chosen_labels(images.train, config.max_train)
+        if len(cls.options(config)) > 1 and len(np.unique(labels)) == len(labels):
+            raise InputError(
+                f"{cls.chosen_by}: one of several is chosen on a part of train that is held out of each class; no "
+                f"class has two of the {len(labels)} images of train that are looked at"
+            )
+
+    @classmethod
+    def options(cls, config: Classifier) -> list[Any]:
+        """The values among which one is chosen, each once."""
+        given = getattr(config, cls.chosen_by)
+        return list(dict.fromkeys(given)) if isinstance(given, list) else [given]
+
+    def classify(self, layer: int, name: str, predict: Callable[..., Tensor]) -> dict[str, float]:
+        """The share of images that are classified rightly, NAME, and its mean over classes, NAME_mean_class.
+
+        Args:
+            predict: (queries, bank, bank's labels, classes, option) → classes, on the device that features come from.
+        """
+        queries, bank, labels = (
+            x.to(self.context.device) for x in (self.queries[layer], self.bank[layer], self.bank_labels)
+        )
+        self.chosen[layer] = self._best(bank, labels, predict)
+        right = predict(queries, bank, labels, self.classes, self.chosen[layer]).cpu() == self.labels
         self.outcomes[layer] = right.numpy()
-        return right.float().mean().item()
+        return {name: right.float().mean().item(), f"{name}_mean_class": mean_class(right, self.labels)}
+
+    def _best(self, bank: Tensor, labels: Tensor, predict: Callable[..., Tensor]) -> Any:
+        """The option that knows most of a part of train that it has not seen; of equal ones, the first."""
+        options = self.options(self.config)
+        if len(options) == 1:
+            return options[0]
+        fit, choose = (torch.from_numpy(rows).to(bank.device) for rows in held_out(labels.cpu().numpy()))
+        data = bank[choose], bank[fit], labels[fit], self.classes
+        return max(options, key=lambda option: int((predict(*data, option) == labels[choose]).sum()))
+
+
+def mean_class(right: Tensor, labels: Tensor) -> float:
+    """The mean over classes of the share of their images (N,) that are right."""
+    counts = torch.bincount(labels)
+    shares = torch.bincount(labels, weights=right.double()) / counts
+    return shares[counts > 0].mean().item()
 
 
 def _labelled(ids: np.ndarray, layers: Layers, source: Source) -> tuple[Layers, Tensor]:
@@ -241,7 +286,8 @@ def _data_of(evaluator: EvaluatorConfig, config: RunConfig) -> str | None:
     """The `data` section of the images that it names, as JSON; None where they are the run's."""
     if not isinstance(evaluator.data, EvaluationDataConfig):
         return None
-    own = {"limit": None} | {key: value for key, value in evaluator.data if key == "val" or value is not None}
+    bare = {"limit": None, "split": None, "label_above": None}
+    own = bare | {key: value for key, value in evaluator.data if key == "val" or value is not None}
     return config.data.model_copy(update=own).model_dump_json()
 
 

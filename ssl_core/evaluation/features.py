@@ -64,11 +64,14 @@ class Context:
         """Indices (N,) of at most `limit` images of a split, always the same ones, of those with a label if asked."""
         return chosen(getattr(self.images, split), limit, labelled)
 
-    def features(self, split: str, limit: int, labelled: bool = False) -> tuple[np.ndarray, Layers]:
+    def features(
+        self, split: str, limit: int, labelled: bool = False, everywhere: bool = False
+    ) -> tuple[np.ndarray, Layers]:
         """At most `limit` images of a split, always the same ones: their indices (N,), and features.
 
         Args:
             labelled: of those that have a label.
+            everywhere: of all layers on rank 0, for who compares layers; the other ranks get their own.
         """
         source: Source = getattr(self.images, split)
         chosen = self.chosen(split, limit, labelled)
@@ -79,7 +82,22 @@ class Context:
             self._cache[kind] = used, {layer: x[0] for layer, x in found.items()}
         used, found = self._cache[kind]
         count = len(chosen)
-        return used[:count], {layer: x[:count] for layer, x in found.items()}
+        own = {layer: x[:count] for layer, x in found.items()}
+        return used[:count], self._on_rank_0(own, count) if everywhere else own
+
+    def _on_rank_0(self, own: Layers, count: int) -> Layers:
+        """Features (`count`, D) of all layers on rank 0, of their own on the others."""
+        found = dict(own)
+        for layer in range(self.depth):
+            owner = owner_of(layer)
+            if owner == 0:
+                continue
+            is_here = distributed.rank() == owner
+            sent = own[layer] if is_here else torch.empty(count, self.encoder.widths[layer])
+            received = distributed.send(sent.to(self.device), owner, 0)
+            if received is not None and not is_here:
+                found[layer] = received.cpu()
+        return dict(sorted(found.items()))
 
     def labelled(self, split: str, limit: int) -> tuple[Layers, np.ndarray]:
         """Features and labels (N,) of at most `limit` images of a split that have a label, each image once.
@@ -102,6 +120,17 @@ class Context:
         source = getattr(self.images, split)
         keys = [(0, index, index) for index in _pick(len(source), limit).tolist()]
         return self._extract(split, view_pairs(source, self.config), keys)[1]
+
+    def views(self, split: str, limit: int, count: int) -> Layers:
+        """Features of `count` random views of at most `limit` images of a split: (count, N, D) each."""
+        source = getattr(self.images, split)
+        images, rounds = _pick(len(source), limit).tolist(), -(-count // 2)
+        keys = [(number, index, index) for number in range(rounds) for index in images]
+        found = self._extract(split, view_pairs(source, self.config), keys)[1]
+        return {
+            layer: x.unflatten(1, (rounds, len(images))).transpose(0, 1).flatten(0, 1)[:count]
+            for layer, x in found.items()
+        }
 
     def batches(
         self, split: str, indices: np.ndarray, want: Want

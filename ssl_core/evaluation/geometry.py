@@ -8,13 +8,15 @@ from ssl_core.evaluation.base import Evaluator
 from ssl_core.evaluation.features import Context
 from ssl_core.schema.evaluation import GeometryConfig
 
+NOTHING = 1e-10  # of the largest variance: what features in single precision are known to
+
 
 class Geometry(Evaluator[GeometryConfig]):
-    """All of them, of val, or of train where there is none."""
+    """All of them, of `Images.measured`."""
 
     def __init__(self, config: GeometryConfig, context: Context):
         super().__init__(config, context)
-        split = "train" if context.images.val is None else "val"
+        split = context.images.measured
         _, self.features = context.features(split, config.max_images)
         self.pairs = context.pairs(split, config.max_images)
 
@@ -28,6 +30,7 @@ class Geometry(Evaluator[GeometryConfig]):
             "uniformity": uniform,
             "uniformity_ratio": -uniform / max(aligned, 1e-12),
             "alignment_ratio": negative_alignment(features) / max(aligned, 1e-12),
+            **spectrum(features),
         }
 
 
@@ -42,6 +45,25 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
     singular = torch.linalg.svdvals(features.float())
     p = singular / singular.sum().clamp(min=epsilon) + epsilon
     return torch.exp(-(p * p.log()).sum()).item()
+
+
+def spectrum(features: Tensor) -> dict[str, float]:
+    """What the variances λ₁ ≥ λ₂ ≥ … of features (N, D) along their principal axes say.
+
+    Returns:
+        `alpha_req`: α of λ_i ∝ i^−α, by least squares in logarithms (Agrawal et al., 2022, Sec. 2): near 1 is even
+        and smooth, far above 1 are few directions, far below it all alike. `stable_rank`: Σ λ_i / λ₁.
+    """
+    x = features.double() - features.double().mean(dim=0)
+    variances = torch.linalg.svdvals(x).square()
+    first = variances[0].item()
+    if first <= 0.0:
+        return {"alpha_req": 0.0, "stable_rank": 0.0}
+    kept = variances[variances > NOTHING * first]  # less is rounding of features
+    place, height = torch.arange(1, len(kept) + 1, device=x.device).double().log(), kept.log()
+    place, height = place - place.mean(), height - height.mean()
+    alpha = 0.0 if len(kept) < 2 else -(place @ height / place.square().sum()).item()
+    return {"alpha_req": alpha, "stable_rank": variances.sum().item() / first}
 
 
 def alignment(x: Tensor, y: Tensor) -> float:

@@ -1,5 +1,7 @@
 """Weighted k-nearest-neighbour classification (Wu et al., 2018; the protocol of DINO and SDSSL)."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,8 +14,10 @@ QUERIES = 4096  # at once; bounds memory
 
 
 class Knn(Classifies[KnnConfig]):
+    chosen_by = "k"
+
     def measure(self, layer: int) -> dict[str, float]:
-        return {"knn": self.accuracy(layer, knn_predict, self.config.k, self.config.temperature)}
+        return self.classify(layer, "knn", partial(knn_predict, temperature=self.config.temperature))
 
 
 def knn_predict(

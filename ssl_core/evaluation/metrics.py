@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from ssl_core.errors import InputError
 from ssl_core.networks.layers import chosen_layers
@@ -15,6 +16,9 @@ RUN = (
     Metric("loss/last", "last", False, "{:.3f}", meaning="the loss of the last layer alone"),
     Metric("loss/hidden", "hidden", False, "{:.3f}", meaning="mean of the hidden layers' losses (SDSSL)"),
     Metric("loss/predictor", "predictor", False, "{:.2f}", meaning="sum of the predictors' own losses (SDSSL Eq. 6)"),
+    Metric("loss/target_NN", "target", False, "{:.3f}", meaning="of a layer that is predicted (Bootleg)"),
+    Metric("loss/NAME", "objective", False, "{:.3f}", meaning="of one of several objectives; before its weight"),
+    Metric("loss/NAME/PART", "part", False, "{:.3f}", meaning="a part of that, as above"),
     Metric("alpha", "α", None, "{:.2f}", meaning="weight of the hidden layers' loss, as it rises"),
     Metric("lr", "lr", None, "{:.2e}", meaning="learning rate, the mean over steps"),
     Metric("weight_decay", "weight decay", None, "{:.2e}", meaning="as scheduled, the mean over steps"),
@@ -77,9 +81,15 @@ def find(name: str) -> Metric | None:
     own = re.fullmatch(r"[A-Za-z0-9_-]+\.(\w+)", name)
     if own and own[1] in all_of and not all_of[own[1]].per_layer:
         return all_of[own[1]]
-    if name.startswith("loss/"):
-        return Metric(name, name.removeprefix("loss/"), False, all_of["loss"].form)
-    return None
+    row = next((row for row in RUN if re.fullmatch(_pattern(row.name), name)), None)
+    return None if row is None else replace(row, name=name, title=name.removeprefix("loss/"))
+
+
+def _pattern(name: str) -> str:
+    """What a row whose name has a place for another stands for."""
+    for place, form in (("NN", r"\d{2,}"), ("NAME", r"[A-Za-z0-9_-]+"), ("PART", r"\w+")):
+        name = name.replace(place, form)
+    return name
 
 
 def known(name: str) -> Metric:

@@ -2,6 +2,7 @@
 
 from ssl_core.methods.engine import Method
 from ssl_core.networks.create import check_sees_patches
+from ssl_core.networks.depth import below_heads
 from ssl_core.networks.encoder import Encoder
 from ssl_core.networks.weights import load_weights
 from ssl_core.schema.run import RunConfig
@@ -20,7 +21,10 @@ def build(config: RunConfig, teacher: Encoder | None = None, fresh: bool = False
     if any(objective.hides for objective in config.all_objectives):
         check_sees_patches(config.backbone.name)
     student = Encoder(config.backbone, config.views.local_crops.size if config.views.local_crops else None)
+    if config.optim.layer_decay is not None:
+        below_heads(student)
     if fresh and config.backbone.weights is not None:
         load_weights(student, config.backbone.weights)
     cache = config.positives.cache if config.positives.searches else None
-    return Method(student, config.all_objectives, config.distill, cache, config.optim.epochs, teacher)
+    objectives, keys = config.all_objectives, config.objective_keys
+    return Method(student, objectives, config.distill, cache, config.optim.epochs, teacher, keys)

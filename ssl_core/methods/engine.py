@@ -55,6 +55,10 @@ class Method(nn.Module):
         cache: what stands for an image in the neighbour search; None where nothing is searched.
         epochs: of the whole run.
         teacher: a frozen one; default: one that follows the student, where an objective wants a teacher.
+        keys: where the sections of `configs` stand in a configuration, for errors; default: in a list of objectives.
+
+    Raises:
+        InputError: an objective's settings do not fit the student, or those of another objective.
 
     Attributes:
         objectives: by name.
@@ -71,6 +75,7 @@ class Method(nn.Module):
         cache: CacheConfig | None = None,
         epochs: int = 1,
         teacher: Encoder | None = None,
+        keys: Sequence[str] | None = None,
     ):
         super().__init__()
         kinds: dict[str, type[Objective]] = {config.name: config.load() for config in configs}
@@ -83,9 +88,10 @@ class Method(nn.Module):
         # Built in this order, so that one seed gives the plain and the distilled run the same weights.
         self.student: Encoder = student
         self.objectives = cast("dict[str, Objective]", nn.ModuleDict())
-        for config in configs:
+        keys = keys or [f"objectives.{number}" for number in range(len(configs))]
+        for config, key in zip(configs, keys, strict=True):
             layers = [*(self.hidden_layers if config.layered else ()), student.depth]
-            place = Place(student, layers, self.distill, epochs, teacher)
+            place = Place(student, layers, self.distill, epochs, teacher, key)
             self.objectives[config.name] = kinds[config.name](config, place)
         asked = [see.want for o in self.objectives.values() for see in o.needs() if see.network == "student"]
         student.freeze_what_does_not_reach(reduce(or_, asked))
@@ -93,6 +99,8 @@ class Method(nn.Module):
         self.teacher: Teacher | None = None
         if any(objective.teacher for objective in self.objectives.values()):
             self.teacher = Teacher(student, self._taught, teacher)
+            if self.teacher.follows:
+                _check_momentum(dict(zip(keys, self.objectives.values(), strict=True)))
         self.networks = Networks(student, self.teacher, self.norms)
         self.index: IndexFeatures | None = None
         if cache is not None:
@@ -200,6 +208,23 @@ class Method(nn.Module):
         if len(self.objectives) == 1:
             return {f"loss/{part}": value for part, value in own.items()}
         return {**{f"loss/{name}/{part}": value for part, value in own.items()}, f"loss/{name}": loss}
+
+
+def _check_momentum(objectives: Mapping[str, Objective]) -> None:
+    """Whether all that have a momentum, by key, want the teacher to begin and to end alike: there is one.
+
+    Raises:
+        InputError: which two do not.
+    """
+    ends = {key: (o.momentum(0.0), o.momentum(1.0)) for key, o in objectives.items() if o.momentum(0.0) is not None}
+    first, *others = ends
+    for key in others:
+        if ends[key] != ends[first]:
+            wanted = ["{:g} to {:g}".format(*ends[each]) for each in (key, first)]
+            raise InputError(
+                f"{key}.momentum: the run has one teacher, whose momentum would go from {wanted[0]} here and from "
+                f"{wanted[1]} by {first}.momentum; give both the same"
+            )
 
 
 def _own_norms(student: Encoder, layers: Sequence[int], distill: DistillConfig | None) -> nn.ModuleDict:

@@ -59,7 +59,8 @@ def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Mod
         model = _create(config.name, _sizes(config, local_size), config.kwargs)[0]
     except Exception as error:  # whatever its hundreds of models raise: this one cannot be built
         why = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
-        raise InputError(f"backbone: timm cannot build {config.name} with {config.kwargs}: {why}") from error
+        hint = "; backbone.kwargs=null drops them all" if config.kwargs else ""
+        raise InputError(f"backbone: timm cannot build {config.name} with {config.kwargs}: {why}{hint}") from error
     embed = getattr(model, "patch_embed", None)  # where patches overlap, their size need not divide the image's
     patch = embed.patch_size if isinstance(embed, PatchEmbed) else (1, 1)
     if any(config.image_size % side for side in patch):

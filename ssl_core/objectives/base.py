@@ -84,6 +84,7 @@ class Place:
         distill: how hidden layers learn, where they do.
         epochs: of the whole run.
         teacher: another network than the student, where the teacher is one.
+        key: where the objective's section stands in the configuration, for errors.
     """
 
     encoder: Encoder
@@ -91,6 +92,7 @@ class Place:
     distill: DistillConfig | None = None
     epochs: int = 1
     teacher: Encoder | None = None
+    key: str = "framework"
 
     @property
     def teacher_encoder(self) -> Encoder:
@@ -128,7 +130,7 @@ class Objective(nn.Module, Generic[Config]):
     teacher: ClassVar[bool] = False
     """Targets come from a teacher, which follows the student."""
     evaluates_teacher: ClassVar[bool] = False
-    """The teacher is the encoder that is evaluated and exported."""
+    """The teacher is the encoder that is evaluated and exported, where this objective is the first of its run."""
     has_predictor: ClassVar[bool] = False
     """It has predictors, whose own loss `distill.beta` weights (SDSSL Eq. 6)."""
 
@@ -163,7 +165,8 @@ class Objective(nn.Module, Generic[Config]):
         """What changes once the loss is known, and the same on every rank: queues, centres. While training alone."""
 
     def momentum(self, progress: float) -> float | None:
-        """Of the teacher, at this progress."""
+        """Of the teacher, at this progress. Of several objectives the first that has one counts, and all must begin and
+        end alike."""
         return None
 
     @property

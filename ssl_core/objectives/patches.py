@@ -37,9 +37,9 @@ class PatchPrediction(Objective[Config]):
                 f"teacher: it sees {place.teacher.grid[0]} × {place.teacher.grid[1]} patches of an image, the student "
                 f"{self.grid[0]} × {self.grid[1]}; both must see the same"
             )
-        config.mask.check(self.grid)
+        config.mask.check(self.grid, f"{place.key}.mask")
         self.layers = self.choose_layers(place)
-        self.weights = self.weigh(len(self.layers))
+        self.weights = self.weigh(place)
         width, targets = encoder.widths[-1], len(self.layers)
         self.predictor = Predictor(config.predictor, width, targets, self.target_dim(place), self.grid)
 
@@ -48,9 +48,9 @@ class PatchPrediction(Objective[Config]):
     def choose_layers(self, place: Place) -> list[int]:
         return [place.encoder.depth]
 
-    def weigh(self, targets: int) -> Tensor:
-        """Weights (H,) of the targets' losses, whose sum is 1."""
-        return torch.full((targets,), 1.0 / targets)
+    def weigh(self, place: Place) -> Tensor:
+        """Weights (H,) of the losses of `layers`, whose sum is 1."""
+        return torch.full((len(self.layers),), 1.0 / len(self.layers))
 
     def target_dim(self, place: Place) -> int:
         """Width of a patch's target."""
@@ -142,12 +142,12 @@ class Bootleg(IJEPA):
     config: BootlegConfig
 
     def choose_layers(self, place: Place) -> list[int]:
-        return chosen_layers(self.config.targets, place.teacher_encoder.depth, "framework.targets")
+        return chosen_layers(self.config.targets, place.teacher_encoder.depth, f"{place.key}.targets")
 
-    def weigh(self, targets: int) -> Tensor:
+    def weigh(self, place: Place) -> Tensor:
         given = self.config.target_weights
         if given is None:
-            return super().weigh(targets)
-        if len(given) != targets:
-            raise InputError(f"framework.target_weights: {len(given)} of them for target layers {self.layers}")
+            return super().weigh(place)
+        if len(given) != len(self.layers):
+            raise InputError(f"{place.key}.target_weights: {len(given)} of them for target layers {self.layers}")
         return torch.tensor(given) / sum(given)

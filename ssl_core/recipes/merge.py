@@ -1,7 +1,8 @@
 """One place that sets keys over another: files in order, then what a command line or a sweep sets, all together.
 
 A section that gets another name (`framework.name`, `framework.mask.kind`, an evaluator's `kind`) starts anew: the keys
-of the other mean other things. It has what is set in the same place as the name, and its own defaults.
+of the other mean other things. It has what is set in the same place as the name, and its own defaults. A backbone of
+another name loses the options that say how large the model is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,13 @@ from typing import Any
 from ssl_core.errors import InputError
 from ssl_core.recipes.read import Layer, Setting
 from ssl_core.schema import walk
+from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.run import RunConfig
+
+SIZES = frozenset(
+    {"embed_dim", "depth", "num_heads", "mlp_ratio", "embed_dims", "depths", "dims", "layers", "channels"}
+)
+"""Options by which timm's models say how large one is: another model's name says it too."""
 
 
 def merged(files: Sequence[Layer], settings: Sequence[Setting]) -> tuple[dict[str, Any], list[str]]:
@@ -70,11 +77,11 @@ def _anew(annotation: Any, old: Any, new: Any, path: str, before: str, remarks: 
         return old
     tag = walk.tag(walk.sections(annotation))
     if tag in old and tag in new and old[tag] != new[tag]:
-        kept = dict(_leaves(new))
-        lost = [f"{key}={_short(value)}" for key, value in _leaves(old) if key not in (tag, *kept)]
-        if lost:
-            remarks.append(f"{path}: {old[tag]} → {new[tag]}; dropped {', '.join(lost)} of {before}")
+        lost = {key: value for key, value in _leaves(old) if key != tag}
+        _say_lost(lost, new, path, f"{old[tag]} → {new[tag]}", before, remarks)
         return {}
+    if walk.section(annotation, old) is BackboneConfig:
+        old = _of_another_model(old, new, path, before, remarks)
     return {
         **old,
         **{
@@ -83,6 +90,29 @@ def _anew(annotation: Any, old: Any, new: Any, path: str, before: str, remarks: 
             if key in old
         },
     }
+
+
+def _of_another_model(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: str, before: str, remarks: list[str]
+) -> Mapping[str, Any]:
+    """An old backbone without its model's size, where `new` names another one; the recipe's other options stay."""
+    former = old.get("name", BackboneConfig.model_fields["name"].default)
+    name, kwargs = new.get("name", former), old.get("kwargs")
+    if name == former or not isinstance(kwargs, Mapping) or not isinstance(new.get("kwargs", {}), Mapping):
+        return old
+    lost = {f"kwargs.{key}": value for key, value in kwargs.items() if key in SIZES}
+    _say_lost(lost, new, path, f"{former} → {name}", before, remarks)
+    return {**old, "kwargs": {key: value for key, value in kwargs.items() if key not in SIZES}}
+
+
+def _say_lost(
+    lost: Mapping[str, Any], new: Mapping[str, Any], path: str, change: str, before: str, remarks: list[str]
+) -> None:
+    """Remark on the old values that are gone and that nothing new stands for."""
+    stands = dict(_leaves(new))
+    told = [f"{key}={_short(value)}" for key, value in lost.items() if key not in stands]
+    if told:
+        remarks.append(f"{path}: {change}; dropped {', '.join(told)} of {before}")
 
 
 def _set(node: Any, parts: Sequence[str], setting: Setting) -> Any:

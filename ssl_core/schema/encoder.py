@@ -15,7 +15,7 @@ class BackboneConfig(Section):
     image_size: Pixels = 224
     patch_size: PositiveInt | None = Field(None, description="ViT only; default: the model's own")
     pool: Literal["token", "mean"] = Field("token", description="ViT only: class token, or mean of the patch tokens")
-    weights: Annotated[str | None, SCIENCE] = Field(
+    weights: Annotated[Annotated[str, Field(min_length=1)] | None, SCIENCE] = Field(
         None, description="start from these: a .safetensors or .pth file, a run's folder, or timm:NAME, which downloads"
     )
     freeze_patch_embed: bool = Field(False, description="MoCo v3: a frozen random patch projection")

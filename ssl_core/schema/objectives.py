@@ -121,27 +121,25 @@ class RandomMaskConfig(Section):
     share: OpenFraction = Field(0.75, description="of the patches, hidden")
 
     def hidden(self, grid: tuple[int, int]) -> int:
-        """How many of `grid` patches (rows, columns) are hidden.
+        """How many of `grid` patches (rows, columns) are hidden."""
+        return round(self.share * grid[0] * grid[1])
 
-        Raises:
-            InputError: none, or all.
-        """
-        rows, columns = grid
-        hidden = round(self.share * rows * columns)
-        if not 0 < hidden < rows * columns:
-            raise InputError(
-                f"framework.mask.share: {self.share:g} of {rows} × {columns} patches hides {hidden} of "
-                f"{rows * columns}; some must be hidden and some seen"
-            )
-        return hidden
-
-    def check(self, grid: tuple[int, int]) -> None:
+    def check(self, grid: tuple[int, int], key: str) -> None:
         """Whether masks of `grid` patches (rows, columns) can be drawn.
+
+        Args:
+            key: where this section stands in the configuration.
 
         Raises:
             InputError: they would hide nothing, or everything.
         """
-        self.hidden(grid)
+        rows, columns = grid
+        hidden = self.hidden(grid)
+        if not 0 < hidden < rows * columns:
+            raise InputError(
+                f"{key}.share: {self.share:g} of {rows} × {columns} patches hides {hidden} of {rows * columns}; some "
+                "must be hidden and some seen"
+            )
 
 
 class BlockMaskConfig(Section):
@@ -154,8 +152,11 @@ class BlockMaskConfig(Section):
     context_scale: ShareRange = Field((0.85, 1.0), description="share of the block that is seen, before targets go")
     least_context: OpenFraction = Field(0.05, description="share of the image that is seen at least, where it can be")
 
-    def check(self, grid: tuple[int, int]) -> None:
+    def check(self, grid: tuple[int, int], key: str) -> None:
         """Whether masks of `grid` patches (rows, columns) can be drawn.
+
+        Args:
+            key: where this section stands in the configuration.
 
         Raises:
             InputError: they could hide everything.
@@ -165,7 +166,7 @@ class BlockMaskConfig(Section):
         area, (lowest, highest) = self.target_scale[1] * rows * columns, self.target_aspect
         if max(lowest, (rows - 0.5) ** 2 / area) <= min(highest, area / (columns - 0.5) ** 2):
             raise InputError(
-                f"framework.mask.target_scale: a block of {self.target_scale[1]:g} of the image can hide all of "
+                f"{key}.target_scale: a block of {self.target_scale[1]:g} of the image can hide all of "
                 f"{rows} × {columns} patches; use a smaller scale, or smaller patches"
             )
 

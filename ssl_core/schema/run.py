@@ -36,7 +36,9 @@ class RunConfig(Section):
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     framework: AnyObjective | None = Field(None, description="what the network learns from, by name")
     objectives: list[AnyObjective] = Field(
-        default_factory=list, description="in the place of framework: several objectives at once, each with its weight"
+        default_factory=list,
+        description="in the place of framework: several objectives at once, each with its weight; "
+        "the first says whether the teacher or the student is evaluated",
     )
     distill: DistillConfig | None = None
     positives: PositivesConfig = Field(default_factory=PositivesConfig)
@@ -51,6 +53,11 @@ class RunConfig(Section):
     def all_objectives(self) -> list[ObjectiveConfig]:
         """What the network learns from: `objectives`, or `framework` alone."""
         return [self.framework] if self.framework is not None else list(self.objectives)
+
+    @property
+    def objective_keys(self) -> list[str]:
+        """Where the section of each of them stands."""
+        return ["framework"] if self.framework is not None else [f"objectives.{n}" for n in range(len(self.objectives))]
 
     @property
     def method_name(self) -> str:
@@ -96,6 +103,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _continues_from_something(self) -> "RunConfig":
+        if self.backbone.weights is None:
+            for key, off in (("warm_heads", 0), ("layer_decay", None)):
+                if getattr(self.optim, key) != off:
+                    raise ValueError(
+                        f"optim.{key}: it spares weights that are good already, and there are none; "
+                        "set backbone.weights=FILE, a run's folder or timm:NAME, to start from such"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _tells_evaluators_apart(self) -> "RunConfig":
         kinds = [(evaluator.kind, evaluator.name) for evaluator in self.evaluation]
         if doubled := [kind for kind in kinds if kinds.count(kind) > 1]:
@@ -107,10 +125,9 @@ class RunConfig(Section):
         compares = next((objective for objective in self.all_objectives if objective.views > 1), None)
         by_projector = self.positives.searches and self.positives.cache.feature == "projector"
         if by_projector and compares is not None and not compares.embeds:
-            width = getattr(compares, "output_dim", "")
             raise ValueError(
-                f"positives.cache.feature: projector would keep {width} prototypes of every image; "
-                f"{compares.name} searches with positives.cache.feature=backbone"
+                f"positives.cache.feature: {compares.name} has no projections that can stand for an image in a search; "
+                "set positives.cache.feature=backbone"
             )
         if self.possible_workers:
             return self

@@ -1,5 +1,6 @@
 """What can go wrong in a run that goes on, and what ends it: broken images, collapse, divergence."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -9,7 +10,7 @@ from ssl_core import distributed
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import DataError, TrainingDiverged
 from ssl_core.evaluation.base import source_of
-from ssl_core.evaluation.collapse import collapse
+from ssl_core.evaluation.collapse import collapse, images_measured
 from ssl_core.evaluation.metrics import known
 from ssl_core.schema.optim import OptimConfig
 from ssl_core.schema.run import RunConfig
@@ -83,8 +84,8 @@ def warnings(
         first: the figures before training, where it started from weights that were good already.
     """
     found = [broken.describe(new)] if new else []
-    measured = broken.images.train if broken.images.val is None else broken.images.val
-    if record["epoch"] and (collapsed := collapse(dict(record), images=len(measured))):
+    images = images_measured(broken.config, broken.images)
+    if record["epoch"] and (collapsed := collapse(record, images)):
         found.append(f"epoch {record['epoch']:.0f}: {collapsed}")
     if first is not None and (fallen := fall(record, first)):
         found.append(f"epoch {record['epoch']:.0f}: {fallen}")
@@ -94,8 +95,8 @@ def warnings(
 def fall(record: Mapping[str, float], first: Mapping[str, float]) -> str | None:
     """A sentence where training has made weights worse than they were, by k-NN or, without labels, by RankMe."""
     least = {"knn/last": WORSE, "rankme/last": WORSE_RANK}
-    name = next((name for name in least if name in record and name in first), None)
-    if name is None or not record[name] < first[name] * least[name]:
+    name = next((name for name in least if name in first), None)
+    if name is None or not record.get(name, math.inf) < first[name] * least[name]:
         return None
     metric = known(name)
     was, now = metric.form.format(first[name]), metric.form.format(record[name])

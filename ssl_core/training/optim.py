@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 
 from ssl_core import schedules
 from ssl_core.methods import Method
+from ssl_core.networks.depth import below_heads
+from ssl_core.networks.encoder import Encoder
 from ssl_core.networks.heads import stacked_vectors
 from ssl_core.schema.optim import OptimConfig
 
@@ -29,7 +30,7 @@ def build_optimizer(method: Method, config: OptimConfig) -> torch.optim.Optimize
             group["params"] = [p for p in group["params"] if id(p) not in constant]
             groups.append({**group, "params": kept, "constant_lr": True})
     if config.layer_decay is not None:
-        groups = _by_layer(groups, layer_scales(method.student.model, config.layer_decay))
+        groups = _by_layer(groups, layer_scales(method.student, config.layer_decay))
     kinds: dict[str, dict[str, Any]] = {
         "adamw": {"betas": config.betas, "fused": True},
         "sgd": {"momentum": config.momentum, "nesterov": False},
@@ -38,14 +39,10 @@ def build_optimizer(method: Method, config: OptimConfig) -> torch.optim.Optimize
     return create_optimizer_v2(groups, opt=config.name, lr=0.0, weight_decay=0.0, **kinds[config.name])
 
 
-def layer_scales(model: Any, decay: float) -> dict[int, float]:
-    """What each parameter's rate is multiplied with, by its id: `decay` for each layer between it and the heads.
-
-    The patch embedding counts as a layer below the first, the final norm as the last (BEiT, Bao et al., 2021).
-    """
-    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    top = max(layers.values()) + 1
-    return {id(x): decay ** (top - layers[name]) for name, x in model.named_parameters()}
+def layer_scales(encoder: Encoder, decay: float) -> dict[int, float]:
+    """What each parameter's rate is multiplied with, by its id: `decay` for each layer between it and the heads."""
+    below = below_heads(encoder)
+    return {id(x): decay ** below[name] for name, x in encoder.model.named_parameters()}
 
 
 def _by_layer(groups: list[dict[str, Any]], scales: dict[int, float]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ VALUES = (
     "${optim.lr}", "${a", "${oc.env:HOME}", "\\${x}", "${seed}${name}", "2020-01-01", "1:30", "0x1f", "[a, [b", "#",
     "\t", "all", "every: 2", "mocov3", "knn", "[{kind: knn}]", "[{kind: nope}]", "[null]", "~nobody/x", "???",
 )  # fmt: skip
+ALWAYS = ["data.train=bundled:digits", "backbone.weights=w.pth"]
 SPACE = """recipe: small-simclr
 overrides: {data.train: 'bundled:digits'}
 trials: 4
@@ -38,13 +39,13 @@ def check_words(chance: random.Random, folder: Path) -> str:
     """A recipe with KEY=VALUE words."""
     words = [f"{chance.choice(KEYS)}={chance.choice(VALUES)}" for _ in range(chance.randint(0, 2))]
     recipe = chance.choice([*recipes.names(), "small-simclr"])
-    return _outcome(lambda: recipes.load(recipe, ["data.train=bundled:digits", *words]), f"{recipe} {words}")
+    return _outcome(lambda: recipes.load(recipe, [*ALWAYS, *words]), f"{recipe} {words}")
 
 
 def check_recipe(chance: random.Random, folder: Path) -> str:
     """A recipe's file with damage."""
     name = chance.choice(recipes.names())
-    text = recipes.dump(recipes.load(name, ["data.train=bundled:digits"]))
+    text = recipes.dump(recipes.load(name, ALWAYS))
     file = folder / "recipe.yaml"
     file.write_bytes(_damaged(text, chance))
     return _outcome(lambda: recipes.load(file), file.read_bytes())

@@ -6,7 +6,7 @@ and the split (`train` or `val`) and returns a `Source`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -16,11 +16,14 @@ from ssl_core.data.sources.base import BrokenImage, Images, Source, Subset, read
 from ssl_core.data.sources.bundled import DIGITS, bundled
 from ssl_core.data.sources.decode import suffixes
 from ssl_core.data.sources.folder import FolderSource, left_out
+from ssl_core.data.sources.label_file import LabelFiles
+from ssl_core.data.sources.labels import names_above
 from ssl_core.data.sources.parquet import ParquetSource
+from ssl_core.data.sources.split import split
 from ssl_core.data.sources.walk import files_below, is_hidden
 from ssl_core.errors import DataError, InputError
 from ssl_core.files import as_path, is_local
-from ssl_core.schema.data import DataConfig, scheme_of
+from ssl_core.schema.data import DataConfig, labels_file, scheme_of
 
 GROUP = "strata.sources"
 PROBES = 32  # images decoded before work starts, to see that they are images at all
@@ -29,6 +32,9 @@ DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 DEEP_PROBES = 8
 DARK_BITS = 12
 PARQUET = ".parquet"
+LABEL_COLUMN = "label"  # of Parquet, unless another is named
+Column = Callable[[str], Sequence[str | None]]
+"""What a column says of every image."""
 LIMIT_SEED = 0  # `data.limit` picks the same images whatever the run's seed
 
 
@@ -38,13 +44,20 @@ def open_images(config: DataConfig) -> Images:
     Raises:
         InputError: a missing or empty path, no images, labels in `val` that `train` lacks.
     """
-    train = _open(config.train, "train", config)
+    files = LabelFiles(config)
+    train, column = _open(config.train, "train", config, files)
+    remarks = [f"data.train: {remark}" for remark in train.remarks]
     # The digits bring their own validation split.
     val_path = DIGITS if config.val is None and config.train == DIGITS else config.val
-    val = None if val_path is None else _open(val_path, "val", config, known=train.classes)
-    remarks = [f"data.train: {remark}" for remark in train.remarks]
-    if val is not None:
+    val: Source | None = None
+    if config.split is not None:
+        train, val, said = split(train, config.split, column)
+        remarks += [f"data.split: {remark}" for remark in said]
+    elif val_path is not None:
+        val, _ = _open(val_path, "val", config, files, known=train.classes)
         remarks += [f"data.val: {remark}" for remark in val.remarks]
+    remarks += files.remarks
+    if val is not None:
         if val.labels is not None and train.labels is not None:
             _number_as(val, train.classes)
         elif val.labels is not None or train.labels is not None:
@@ -76,8 +89,10 @@ def _number_as(val: Source, classes: Sequence[str]) -> None:
     val.classes = classes
 
 
-def _open(paths: str | Sequence[str], key: str, config: DataConfig, known: Sequence[str] = ()) -> Source:
-    """A set of images, some of which can be decoded at least.
+def _open(
+    paths: str | Sequence[str], key: str, config: DataConfig, files: LabelFiles, known: Sequence[str] = ()
+) -> tuple[Source, Column]:
+    """A set of images, some of which can be decoded at least, and its columns.
 
     Args:
         key: `train` or `val`.
@@ -85,9 +100,39 @@ def _open(paths: str | Sequence[str], key: str, config: DataConfig, known: Seque
     """
     named = scheme_of(paths) if isinstance(paths, str) else None
     source = _open_files(paths, key, config, known) if named is None else _open_named(*named, key)
-    if config.labels == "none":
+    column: Column = source.column if isinstance(source, ParquetSource) else _no_column
+    if labels_file(config.labels) is not None:
+        if not isinstance(source, FolderSource):
+            raise InputError(
+                f"data.labels: a file of labels is about a folder of images, and data.{key} is none; Parquet has "
+                "data.label_column; set data.labels=auto"
+            )
+        rows = files.of(source)
+        rows.label(source, config.label_above)
+        column = rows.column
+    elif config.labels == "none":
         source.labels, source.classes = None, ()
-    return source
+    _check_above(config.label_above, source, key)
+    return source, column
+
+
+def _check_above(above: float | None, source: Source, key: str) -> None:
+    """See that there were numbers for `data.label_above`, and that it was used.
+
+    Raises:
+        InputError: the labels are class folders, or there are none.
+    """
+    if above is None or list(source.classes) == names_above(above):
+        return
+    if source.labels is not None or key == "train":
+        there = "there are no labels" if source.labels is None else "the labels are no numbers"
+        raise InputError(
+            f"data.label_above: data.{key}: {there}; it is for a column of numbers, of Parquet or of a file of labels"
+        )
+
+
+def _no_column(name: str) -> list[str | None]:
+    raise InputError(f"data.split.column: {name}: there are columns in Parquet, or in a file of labels (data.labels)")
 
 
 def _open_named(scheme: str, name: str, key: str) -> Source:
@@ -115,8 +160,8 @@ def _open_files(paths: str | Sequence[str], key: str, config: DataConfig, known:
     images = [name for name in names if os.path.splitext(name)[1].lower() in suffixes()]
     source: Source
     if images:  # Parquet beside images is about them
-        source = FolderSource(roots[0], images, known, labelled=config.labels != "none")
-        if others := left_out(names, suffixes()):
+        source = FolderSource(roots[0], images, known, labelled=config.labels == "auto")
+        if others := left_out((name for name in names if name != config.labels), suffixes()):
             source.remarks += (f"left out of {roots[0]}, a folder of images: {others}",)
     else:
         source = _open_parquet(roots, key, config, left_out(names, frozenset()) if is_folder else None)
@@ -138,9 +183,9 @@ def _open_parquet(roots: Sequence[Path], key: str, config: DataConfig, others: s
         raise InputError(
             f"data.{key}: expected one folder of images, or Parquet (of an object store: Parquet alone); got {where}"
         )
-    label_column = None if config.labels == "none" else config.label_column
+    label_column = (config.label_column or LABEL_COLUMN) if config.labels == "auto" else None
     paths, homes = zip(*files, strict=True)
-    source = ParquetSource(paths, config.image_column, label_column, config.cache_mb << 20, homes)
+    source = ParquetSource(paths, config.image_column, label_column, config.cache_mb << 20, homes, config.label_above)
     if not len(source):
         raise InputError(f"data.{key}: no images in {where}")
     return source

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -57,6 +58,10 @@ class Source(ABC):
     @abstractmethod
     def where(self, index: int) -> str:
         """What to call the image in a message."""
+
+    def name(self, index: int) -> str:
+        """What files about the set may call the image: its path below the set's folder, where it has one."""
+        return self.where(index)
 
 
 def read_image(source: Source, index: int, then: Callable[[Image.Image], Image.Image] | None = None) -> Image.Image:
@@ -123,6 +128,9 @@ class Subset(Source):
     def where(self, index: int) -> str:
         return self.source.where(int(self.indices[index]))
 
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.indices[index]))
+
 
 @dataclass(frozen=True)
 class Images:
@@ -135,6 +143,11 @@ class Images:
     train: Source
     val: Source | None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> Literal["train", "val"]:
+        """The set that signals without labels are measured of: val, or train where there is none."""
+        return "train" if self.val is None else "val"
 
     @property
     def labelled(self) -> bool:

@@ -1,5 +1,6 @@
 """From the bytes of an image file to its pixels, the right way up."""
 
+import functools
 import io
 
 from PIL import Image, ImageOps
@@ -25,6 +26,7 @@ def decode(data: bytes) -> Image.Image:
     return image
 
 
+@functools.cache
 def suffixes() -> frozenset[str]:
     """The suffixes (`.png`, …) of files that can be decoded."""
     formats = _formats()

@@ -55,6 +55,9 @@ class FolderSource(Source):
     def where(self, index: int) -> str:
         return str(self.root / self.paths[index])
 
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
 
 def left_out(paths: Iterable[str], taken: frozenset[str]) -> str:
     """How many files are neither taken nor usual beside images, by suffix: `60 files .heic`; "" for none."""

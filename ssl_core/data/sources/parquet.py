@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssl_core.data.sources.base import Source, parts_taken_together
 from ssl_core.data.sources.decode import decode
-from ssl_core.data.sources.labels import as_label_type, number_classes
+from ssl_core.data.sources.labels import Quantity, as_label_type, number_classes
 from ssl_core.errors import InputError
 from ssl_core.files import is_local
 
@@ -28,6 +28,7 @@ class ParquetSource(Source):
 
     Args:
         label_column: None: no labels are looked for.
+        label_above: labels are numbers, and make two classes: up to this, and above it.
         homes: for each file the folder that it belongs to, within which paths of images are followed; default: its own.
     """
 
@@ -38,6 +39,7 @@ class ParquetSource(Source):
         label_column: str | None,
         cache_bytes: int,
         homes: Sequence[Path] | None = None,
+        label_above: float | None = None,
     ):
         self.files, self.image_column, self.cache_bytes = list(files), image_column, cache_bytes
         self.homes = [file.parent for file in self.files] if homes is None else list(homes)
@@ -56,15 +58,15 @@ class ParquetSource(Source):
                     self._sizes.append(sum(meta.column(leaf).total_uncompressed_size for leaf in leaves))
                     self.groups.append((number, group))
                 if label_column is not None:
-                    labels.append(_read_labels(file, label_column, path))
+                    labels.append(_read_column(file, label_column, path))
         self.block_ends: np.ndarray = np.cumsum(rows, dtype=np.int64)
         self.total_bytes = sum(self._sizes)
         self.remarks = parts_taken_together(_parts(self.files, self.homes))
         if label_column is not None and any(column is not None for column in labels):
-            self._label(label_column, labels)
+            self._label(label_column, labels, label_above)
         self._forget()
 
-    def _label(self, name: str, columns: list[pa.ChunkedArray | None]) -> None:
+    def _label(self, name: str, columns: list[pa.ChunkedArray | None], above: float | None) -> None:
         plain: list[pa.ChunkedArray] = []
         for path, column, rows in zip(self.files, columns, self._rows, strict=True):
             if column is None:
@@ -77,7 +79,11 @@ class ParquetSource(Source):
                 )
                 return
             plain.append(found)
-        numbered = number_classes(plain)
+        try:
+            numbered = number_classes(plain, above)
+        except Quantity as error:
+            self.remarks += (f"no labels: column {name!r} holds {error}",)
+            return
         if numbered is None:
             self.remarks += (f"no labels: column {name!r} holds nothing but null and −1",)
             return
@@ -87,6 +93,22 @@ class ParquetSource(Source):
                 f"{missing} of {len(self.labels)} images have no label (null or −1 in column {name!r}); what needs "
                 "labels leaves them out",
             )
+
+    def column(self, name: str) -> list[str | None]:
+        """What a column says of every image, as text.
+
+        Raises:
+            InputError: a file has no such column, or it holds several values in one place.
+        """
+        words: list[str | None] = []
+        for path in self.files:
+            with _as_input(path), _open_parquet(path) as file:
+                column = _read_column(file, name, path)
+                plain = None if column is None else as_label_type(column)
+            if plain is None:
+                raise InputError(f"{path}: no column {name!r} of numbers or words; set data.split.column")
+            words += [None if value is None else str(value) for value in plain.to_pylist()]
+        return words
 
     def _forget(self) -> None:
         """Nothing is read yet."""
@@ -226,8 +248,8 @@ def _leaves(kind: pa.DataType) -> int:
     return sum(_leaves(kind.field(number).type) for number in range(kind.num_fields))
 
 
-def _read_labels(file: pq.ParquetFile, name: str, path: Path) -> pa.ChunkedArray | None:
-    """The label column, where there is one.
+def _read_column(file: pq.ParquetFile, name: str, path: Path) -> pa.ChunkedArray | None:
+    """A column of labels or of parts, where there is one.
 
     Raises:
         InputError: it is damaged.

@@ -27,20 +27,29 @@ PREFERRED = (
 )
 """Parts of names, those first that the authors of such files evaluate."""
 DEEPEST = 4  # containers in containers
-TORCHVISION = (
-    (r"^class_token$", "cls_token"),
-    (r"^conv_proj\.", "patch_embed.proj."),
-    (r"^encoder\.pos_embedding$", "pos_embed"),
-    (r"^encoder\.ln\.", "norm."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.ln_1\.", r"blocks.\1.norm1."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.ln_2\.", r"blocks.\1.norm2."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_", r"blocks.\1.attn.qkv."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+OTHER_NAMES = tuple(
+    (re.compile(theirs), ours)
+    for theirs, ours in (
+        # torchvision's ViT
+        (r"^class_token$", "cls_token"),
+        (r"^conv_proj\.", "patch_embed.proj."),
+        (r"^encoder\.pos_embedding$", "pos_embed"),
+        (r"^encoder\.ln\.", "norm."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.ln_([12])\.", r"blocks.\1.norm\2."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_", r"blocks.\1.attn.qkv."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+        # DINOv2: blocks in chunks, numbered throughout; registers; SwiGLU
+        (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
+        (r"^register_tokens$", "reg_token"),
+        (r"^(blocks\.\d+\.mlp)\.w12\.", r"\1.fc1."),
+        (r"^(blocks\.\d+\.mlp)\.w3\.", r"\1.fc2."),
+        # BEiT, iBOT, DeiT III: what scales a layer
+        (r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),
+    )
 )
-"""torchvision's names of a ViT's tensors, and timm's."""
-CHUNKED = re.compile(r"^blocks\.\d+\.(\d+)\.")  # DINOv2's blocks in chunks, numbered throughout
+"""What others call a ViT's tensors, and timm."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +71,11 @@ class Candidate:
 
 
 def candidates(stored: Any, names: set[str]) -> Iterator[Candidate]:
-    """All sets of tensors in what a file holds that have some of the model's `names`, or of torchvision's for them."""
+    """All sets of tensors in what a file holds that have some of the model's `names`, or other names for them."""
     for place, tensors in _states(stored, "", DEEPEST):
-        renamed = {_in_timms_names(name): tensor for name, tensor in tensors.items()}
-        for state in [tensors, renamed] if renamed.keys() != tensors.keys() else [tensors]:
-            for prefix in _prefixes(state, names):
-                own = {
-                    CHUNKED.sub(r"blocks.\1.", _in_timms_names(name[len(prefix) :])): tensor
-                    for name, tensor in state.items()
-                    if name.startswith(prefix)
-                }
-                yield Candidate(f"{place}/{prefix}".strip("/."), own)
+        for prefix in _prefixes(tensors, names):
+            behind = ((name[len(prefix) :], x) for name, x in tensors.items() if name.startswith(prefix))
+            yield Candidate(f"{place}/{prefix}".strip("/."), {_as_timm_says(name, names): x for name, x in behind})
 
 
 def _states(stored: Any, place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -90,18 +93,18 @@ def _prefixes(tensors: Mapping[str, Tensor], names: set[str]) -> list[str]:
     """What stands before names of the model's, the commonest first."""
     found: Counter[str] = Counter()
     for name in tensors:
-        parts = CHUNKED.sub(r"blocks.\1.", name).split(".") if CHUNKED.match(name) else name.split(".")
+        parts = name.split(".")
         for cut in range(len(parts)):
-            rest = CHUNKED.sub(r"blocks.\1.", ".".join(parts[cut:]))
-            if rest in names:
-                found["".join(f"{part}." for part in name.split(".")[:cut])] += 1
+            if _as_timm_says(".".join(parts[cut:]), names) in names:
+                found["".join(f"{part}." for part in parts[:cut])] += 1
                 break
     return [prefix for prefix, _ in found.most_common()]
 
 
-def _in_timms_names(name: str) -> str:
-    for pattern, ours in TORCHVISION:
-        renamed, count = re.subn(pattern, ours, name)
-        if count:
-            return renamed
+def _as_timm_says(name: str, names: set[str]) -> str:
+    """timm's name of a tensor; what the model itself calls so is left alone."""
+    if name in names:
+        return name
+    for theirs, ours in OTHER_NAMES:
+        name = theirs.sub(ours, name)
     return name

@@ -88,7 +88,8 @@ def fit_weights(encoder: Encoder, stored: Any, where: str) -> Fit:
 def _fitted(candidate: Candidate, model: nn.Module, wanted: Mapping[str, Tensor]) -> tuple[Fit, dict[str, Tensor], int]:
     """How a set of tensors fits a model, those that do, and how late among equals it comes."""
     before = dict(candidate.tensors)
-    tensors = _with_final_norm(_with_positions(_filtered(before, model), model), wanted)
+    # Positions first: timm's own rules ask for as many prefix tokens as the model has.
+    tensors = _with_final_norm(_filtered(_with_positions(before, model), model), wanted)
     fitting = {name: x for name, x in tensors.items() if name in wanted and x.shape == wanted[name].shape}
     parameters = {name: x.numel() for name, x in model.named_parameters()}
     share = sum(size for name, size in parameters.items() if name in fitting) / sum(parameters.values())
@@ -136,9 +137,12 @@ def _resampled(tensors: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
 def _with_positions(tensors: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """Positions for as many prefix tokens as the model has positions for, on its grid."""
     own, given = getattr(model, "pos_embed", None), tensors.get("pos_embed")
-    if own is None or given is None or given.ndim != 3 or own.shape == given.shape or own.shape[-1] != given.shape[-1]:
+    on_grid: Any = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if own is None or given is None or on_grid is None or own.shape == given.shape:
         return tensors
-    rows, columns = model.patch_embed.grid_size
+    if own.ndim != 3 or given.ndim != 3 or own.shape[-1] != given.shape[-1]:
+        return tensors
+    rows, columns = on_grid
     prefix = own.shape[1] - rows * columns
     there = next((n for n in (0, 1, prefix) if _is_square(given.shape[1] - n)), None)
     if there is None:

@@ -1,5 +1,6 @@
 """What a file of weights holds, read without executing anything in it; a hub's weights, where a hub is named."""
 
+import argparse
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -18,21 +19,15 @@ from ssl_core.files import as_path, is_file, local_copy
 HUBS = ("timm:", "hf-hub:")
 RUN_FILE = "model.safetensors"  # in a run's folder
 HEAD = 64  # bytes that tell text from weights
+LFS = b"version https://git-lfs"
+HARMLESS: list[Any] = [
+    argparse.Namespace
+]  # the settings that DINO, iBOT and MAE keep beside their weights: values by name
 
 
 def is_hub(where: str) -> bool:
     """Whether it names weights that are downloaded."""
     return where.startswith(HUBS)
-
-
-def check_there(where: str) -> None:
-    """Whether there is something to read, as far as that is known without reading it.
-
-    Raises:
-        InputError: no such file, or a folder that is no run's, or one without its weights yet.
-    """
-    if not is_hub(where):
-        _file_of(where)
 
 
 def read(where: str) -> Any:
@@ -71,6 +66,8 @@ def _read_file(file: Path) -> Any:
             raise InputError(f"{file}: cannot be read: {error.strerror}") from error
         if not head:
             raise InputError(f"{file}: an empty file")
+        if head.startswith(LFS):
+            raise InputError(f"{file}: no weights, but Git LFS's note of where they are; `git lfs pull` fetches them")
         if file.suffix == ".safetensors":
             return _read_safetensors(file, local)
         return _read_torch(file, local, head)
@@ -86,9 +83,11 @@ def _read_safetensors(file: Path, local: Path) -> dict[str, Tensor]:
 def _read_torch(file: Path, local: Path, head: bytes) -> Any:
     """Tensors and plain values alone: whatever else a pickle names is refused, not made."""
     if head[:1] != b"\x80" and not zipfile.is_zipfile(local):
-        raise InputError(f"{file}: no file of weights; expected what torch.save writes (.pth, .pt), or .safetensors")
+        what = "a text file, and no file of weights" if _is_text(head) else "no file of weights"
+        raise InputError(f"{file}: {what}; expected what torch.save writes (.pth, .pt), or .safetensors")
     try:
-        return torch.load(local, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(local, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(error) else "something else"
         raise InputError(
@@ -102,7 +101,13 @@ def _read_torch(file: Path, local: Path, head: bytes) -> Any:
 def _download(where: str) -> Mapping[str, Tensor]:
     name = where if where.startswith("hf-hub:") else where.removeprefix("timm:")
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        with torch.random.fork_rng(devices=[]):  # the run's own draws stay what they are with a file
+            return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # of timm, of the hub's client, of the network
         why = (str(error).strip().splitlines() or [""])[0][:200]
         raise InputError(f"{where}: cannot be downloaded: {type(error).__name__}: {why}") from error
+
+
+def _is_text(head: bytes) -> bool:
+    text = head.decode(errors="ignore")  # a sign may be cut in two at the end
+    return len(text.encode()) > len(head) - 4 and all(sign.isprintable() or sign.isspace() for sign in text)

@@ -1,12 +1,12 @@
 """What every evaluator can be told: how often, of which layers, of which images, under which name."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import Self
 
-from ssl_core.schema.data import paths_of
+from ssl_core.schema.data import Labels, SplitConfig, Word, one_val, paths_of
 from ssl_core.schema.metric import Metric
 from ssl_core.schema.registry import Registered
 from ssl_core.schema.types import OPERATION, Form, MeasuredLayers, Paths, Section
@@ -40,6 +40,10 @@ class PlacesConfig(Section):
         return self.model_copy(update={key: each(getattr(self, key)) for key in self.places})
 
 
+class EvaluationSplitConfig(SplitConfig):
+    key: ClassVar = OPERATION
+
+
 class EvaluationDataConfig(PlacesConfig):
     """Images that an evaluator looks at instead of the run's own; otherwise read as `data` says."""
 
@@ -47,9 +51,17 @@ class EvaluationDataConfig(PlacesConfig):
 
     train: Paths = Field(description="the bank that k-NN looks in and probes are fitted to")
     val: Paths | None = Field(None, description="what is classified")
-    labels: Literal["auto", "none"] = Field("auto", description="none: ignore class folders and label columns")
+    labels: Labels = Field("auto", description="as data.labels")
     image_column: str | None = Field(None, description="Parquet; default: that of data")
-    label_column: str | None = Field(None, description="Parquet; default: that of data")
+    name_column: Word | None = Field(None, description="file of labels; default: that of data")
+    label_column: Word | None = Field(None, description="Parquet, file of labels; default: that of data")
+    label_above: float | None = Field(None, description="as data.label_above")
+    split: EvaluationSplitConfig | None = Field(None, description="as data.split")
+
+    @model_validator(mode="after")
+    def _has_one_val(self) -> Self:
+        one_val(self.val, self.split)
+        return self
 
 
 class EvaluatorConfig(Registered):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ssl_core.schema.evaluation.base import EvaluatorConfig
 from ssl_core.schema.metric import Metric
@@ -59,4 +59,29 @@ class LowshotConfig(EvaluatorConfig, implementation="ssl_core.evaluation.lowshot
     )
     seed: NonNegativeInt = Field(0, description="of the draws, the same for all runs so that they can be compared")
     max_train: PositiveInt = Field(50_000, description="of train, that images are drawn from")
+    max_val: PositiveInt = Field(50_000, description="images of val that are classified")
+
+
+class SemiConfig(EvaluatorConfig, implementation="ssl_core.evaluation.semi:Semi"):
+    """The linear probe fitted to a small share of the labels, as many images of each class (SimCLR, BYOL)."""
+
+    metrics: ClassVar = (
+        Metric("semi_1", "1 % of labels", True, "{:.1%}", True, True, "linear probe on 1 % of them, mean over draws"),
+        Metric("semi_1_interval", "± 1 % of labels", None, "{:.1%}", True, True, "half of its 95 % interval", True),
+        Metric("semi_10", "10 % of labels", True, "{:.1%}", True, True, "linear probe on 10 % of them"),
+        Metric("semi_10_interval", "± 10 % of labels", None, "{:.1%}", True, True, "half of its 95 % interval", True),
+    )
+    while_training: ClassVar = False
+
+    kind: Literal["semi"] = "semi"
+    percent: Annotated[list[Literal[1, 10]], Field(min_length=1)] | None = Field(
+        None, description="of the labels of train; default: those of 1 and 10 that are two images of each class"
+    )
+    draws: PositiveInt = Field(3, description="of images, for each share")
+    l2: Annotated[list[NonNegativeFloat], Field(min_length=1)] = Field(
+        [1e-4, 1e-3, 1e-2, 1e-1],
+        description="weights of the squared weights; the best on a fifth of the drawn labels is taken",
+    )
+    seed: NonNegativeInt = Field(0, description="of the draws, the same for all runs so that they can be compared")
+    max_train: PositiveInt = Field(1_300_000, description="of train, that images are drawn from")
     max_val: PositiveInt = Field(50_000, description="images of val that are classified")

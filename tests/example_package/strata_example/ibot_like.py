@@ -19,7 +19,7 @@ class IBOTLike(Objective[IBOTLikeConfig]):
     def __init__(self, config: IBOTLikeConfig, place: Place):
         super().__init__(config, place)
         encoder = place.encoder
-        config.mask.check(encoder.grid)
+        config.mask.check(encoder.grid, f"{place.key}.mask")
         self.depth, self.patches = encoder.depth, encoder.grid[0] * encoder.grid[1]
         self.head = PrototypeHead(encoder.widths[-1:], 32, 16, config.output_dim, depth=2, hidden_norm=False)
         self.mask_token = nn.Parameter(torch.zeros(encoder.widths[0]))

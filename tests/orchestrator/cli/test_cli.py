@@ -57,6 +57,7 @@ def test_help_lists_the_commands(strata) -> None:
         (["small-mocov3"], "data.train: missing"),
         (["data.train=/no/such/folder"], "/no/such/folder does not exist"),
         (["backbone.patch_size=7"], "does not divide"),
+        (["backbone.weights=none.pth"], "none.pth: no such file or folder"),
         (["--resume", "nowhere"], "no run's folder"),
         (["demo", "small-mocov3"], "one recipe at a time"),
         (["--no-such-option"], "No such option"),
@@ -214,8 +215,20 @@ def test_ui_without_a_store_says_so(strata, monkeypatch, tmp_path: Path) -> None
 
 
 def test_show_explains_the_keys(strata) -> None:
-    explained = " ".join(strata("show", "demo", "--explain").stdout.split())
-    assert "weight of the predictors'" in explained
+    shown = strata("show", "demo", "--explain").stdout
+    assert "  distill.layers=all   science, shapes\n      all, " in shown
+    assert "weight of the predictors'" in " ".join(shown.split())
+
+
+def test_show_checks_what_torch_alone_knows_where_it_is_asked_to(strata) -> None:
+    words = ("show", "small-mae", "data.train=bundled:digits", "data.limit=64", "optim.batch_size=16")
+    unknown = (*words, "backbone.name=vit_tinny")
+    assert strata(*unknown).returncode == 0
+    checked = strata(*unknown, "--check")
+    assert checked.returncode == 2
+    assert "backbone.name: timm has no model vit_tinny" in checked.stderr
+    assert "fit: 64 training images" in strata(*words, "--check").stdout
+    assert "data.train: missing" in strata("show", "small-mae", "--check").stderr
 
 
 def test_neighbors_without_any_says_which_runs_have_them(strata, tmp_path: Path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.runs.folder import new_run, resumed_run
+from orchestrator.runs.folder import absolute_paths, new_run, resumed_run
 from ssl_core import recipes
 from ssl_core.errors import InputError
 
@@ -48,3 +48,21 @@ def test_a_resumed_run_may_change_where_it_runs_but_not_what_it_learns(tmp_path:
     assert "framework.name: mocov3 → dino" in told
     assert "scaling.workers:" not in told
     assert f"strata pretrain {run.config_file} optim.lr=0.5 optim.epochs=9 framework.name=dino" in told
+
+
+def test_a_file_of_labels_stays_beside_its_images_or_gets_its_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(tmp_path)
+    own = "evaluation=[{kind: knn, name: own, data: {train: set, labels: labels.csv}}]"
+
+    def labels() -> tuple[str, str]:
+        config = absolute_paths(recipes.load("small-mocov3", ["data.train=set", "data.labels=labels.csv", own]))
+        assert config.data.train == config.evaluation[0].data.train == str(tmp_path / "set")
+        return config.data.labels, config.evaluation[0].data.labels
+
+    assert labels() == (str(tmp_path / "labels.csv"),) * 2
+    (tmp_path / "set" / "labels.csv").touch()
+    assert labels() == ("labels.csv",) * 2
+    assert absolute_paths(recipes.load("small-mocov3", ["data.train=set"])).data.labels == "auto"

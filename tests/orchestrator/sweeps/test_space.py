@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
+from safetensors.torch import save_file
 
 from orchestrator.sweeps.file import Sweep
-from orchestrator.sweeps.plan import epochs_of, make_plan, share_of
+from orchestrator.sweeps.plan import epochs_of, make_plan, share_of, show_plan
 from orchestrator.sweeps.report import Report
 from orchestrator.sweeps.space import Dimension, describe, label
 from orchestrator.sweeps.trials import Trial
 from ssl_core import recipes
 from ssl_core.errors import InputError
+from ssl_core.networks.encoder import Encoder
 from ssl_core.schema.types import EveryN
 
 SPACES = sorted((Path(__file__).parents[3] / "search_spaces").glob("*.yaml"))
@@ -145,6 +148,21 @@ def test_grids_alone_are_tried_in_full_and_each_setting_once(tmp_path: Path) -> 
     assert plan.remarks == ["trials: 20, but there are 8 settings, each tried once; `repeats` adds seeds"]
     more = {key: f"  optim.{key}: {{grid: {list(range(5))}}}\n" for key in "ab"}
     assert len(sweep(tmp_path, f"space:\n{more['a']}{more['b']}").config.planned()) == 25
+
+
+def test_weights_can_be_varied_and_are_tried_before_any_trial(tmp_path: Path, capsys) -> None:
+    backbone = recipes.load("demo").backbone
+    save_file(Encoder(backbone).model.state_dict(), tmp_path / "good.safetensors")
+    (tmp_path / "bad.pth").write_text("these are no weights")
+    text = "space:\n  backbone.weights: {{grid: [null, {0}/good.safetensors{1}]}}\n"
+    plan = make_plan(sweep(tmp_path, text.format(tmp_path, "")))
+    assert plan.runs == 2
+    said = error_of(tmp_path, text.format(tmp_path, f", {tmp_path}/bad.pth"))
+    assert "bad.pth: a text file, and no file of weights" in said
+    warm = text.format(tmp_path, "").replace("null, ", "")
+    plan = make_plan(sweep(tmp_path, warm, "optim.warm_heads=1", "optim.layer_decay=0.5", "data.limit=64"))
+    show_plan(plan, Console(), nodes=[{"CPU": 2.0}])
+    assert "images/s a worker" in capsys.readouterr().out, "timed, on fewer epochs than its heads take to warm"
 
 
 SMALL = """

@@ -118,13 +118,24 @@ def test_a_report_can_be_made_anew_from_the_folder_or_from_mlflow(grid, strata) 
         assert (output / REPORT_FILE).exists()
 
 
-def test_a_trial_that_fails_or_collapses_ends_alone_with_its_reason(folders: Path, tmp_path: Path) -> None:
-    space = {"optim.lr": {"choice": [1e-2, 1e30]}}
+COLLAPSES = {"std": 0.0, "rankme": 1e9}
+"""A threshold that no trial reaches stands for the one at which a representation is lost."""
+
+
+def test_a_trial_that_fails_ends_alone_with_its_reason_and_nine_images_tell_no_collapse(
+    folders: Path, tmp_path: Path
+) -> None:
     file = write_sweep(
         tmp_path,
         folders,
-        space=space,
-        overrides={"optim.epochs": 3, "optim.clip_grad": None, "framework.temperature": 0.2},
+        space={"optim.lr": {"choice": [1e-2, 1e30]}},
+        collapse=COLLAPSES,
+        overrides={
+            "optim.epochs": 3,
+            "optim.clip_grad": None,
+            "framework.temperature": 0.2,
+            "evaluation": [{"kind": "geometry", "max_images": 9}],
+        },
     )
     trials, printed = run(file, tmp_path / "sweep")
     by_rate = {trial.settings["optim.lr"]: trial for trial in trials}
@@ -138,8 +149,8 @@ def test_a_trial_that_fails_or_collapses_ends_alone_with_its_reason(folders: Pat
 
 
 def test_a_trial_that_collapses_is_ended(folders: Path, tmp_path: Path) -> None:
-    # A threshold between what the two settings reach stands for the one at which a representation is lost.
-    file = write_sweep(tmp_path, folders, collapse={"std": 0.0, "rankme": 1e9}, overrides={"optim.epochs": 3})
+    space = {"distill.alpha": {"choice": [0.0, 0.5]}}
+    file = write_sweep(tmp_path, folders, space=space, collapse=COLLAPSES, overrides={"optim.epochs": 3})
     with pytest.raises(WorkFailed, match="no trial"):
         run(file, tmp_path / "sweep")
     trials = read_trials(tmp_path / "sweep")

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from orchestrator.tracking import data
@@ -14,10 +15,11 @@ from ssl_core.data.sources import open_images
 from tests.conftest import make_folder
 
 
+@pytest.mark.parametrize("words", [[], ["data.split.share=0.5"]], ids=["plain", "split"])
 def test_a_run_says_what_it_was_trained_on_from_where_and_what_it_is(
-    sqlite: Store, client: MlflowClient, folder: Path
+    sqlite: Store, client: MlflowClient, folder: Path, words: list[str]
 ) -> None:
-    config = recipes.load("demo", [f"tracking.uri={sqlite.uri}"])
+    config = recipes.load("demo", [f"tracking.uri={sqlite.uri}", *words])
     images = open_images(config.data)
     for _ in range(2):  # said again by a resume
         tracker = track_run(config, folder)
@@ -25,7 +27,7 @@ def test_a_run_says_what_it_was_trained_on_from_where_and_what_it_is(
     tracker.deliver()
     run = client.get_run(tracker.run_id)
     found = {entry.tags[0].value: entry.dataset for entry in run.inputs.dataset_inputs}
-    assert set(found) == {"training"} | ({"validation"} if config.data.val else set())
+    assert set(found) == {"training"} | ({"validation"} if config.data.val or words else set())
     assert found["training"].name == "bundled:digits"
     assert json.loads(found["training"].profile)["num_images"] == len(images.train)
     assert run.data.tags["mlflow.source.name"] == "strata pretrain"

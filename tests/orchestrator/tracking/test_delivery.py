@@ -47,8 +47,28 @@ def test_a_refused_entry_is_noted_and_told_once_and_the_rest_goes_on(
     assert "Invalid value" in about_the_name[0], "in the store's own words"
     assert len(told) == 2
     assert len(json.loads((folder / RUN_FILE).read_text())["refused"]) == 4
+
+
+def test_a_sync_offers_once_more_what_was_refused(
+    sqlite: Store, client: MlflowClient, folder: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere.txt"
+    elsewhere.write_text("somebody else's")
+    (folder / "note.txt").symlink_to(elsewhere)
+    tracker = _tracker(sqlite, folder)
+    tracker.log({"epoch": 0, "loss": 1.0})
+    tracker.tag("x" * 300, "too long a key")
+    tracker.log_files([(folder / "note.txt", None)])
+    tracker.deliver()
+    assert len(json.loads((folder / RUN_FILE).read_text())["refused"]) == 2
+    (folder / "note.txt").unlink()
+    (folder / "note.txt").write_text("the run's own")
     again: list[str] = []
     assert [synced.delivered for synced in tracking.sync(folder, again.append)] == [True]
+    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["note.txt"]
+    assert len(json.loads((folder / RUN_FILE).read_text())["refused"]) == 1
+    assert len([text for text in again if "maximum length" in text]) == 1
+    assert _points(client, tracker) == [(0, 1.0)]
 
 
 def test_without_its_place_for_files_figures_go_on_and_files_wait(

@@ -126,11 +126,11 @@ def test_collapse_is_named_and_a_healthy_layer_is_not():
     line = random(50, 1) @ random(1, 16, seed=1)
     for features, words in ((point, "nearly the same"), (line, "one direction"), (random(50, 16), None)):
         metrics = {"std/last": geometry.feature_std(features), "rankme/last": geometry.rankme(features)}
-        sentence = collapse(metrics)
+        sentence = collapse(metrics, images=50)
         assert sentence is None if words is None else words in sentence
         assert collapse(metrics, images=10) == sentence
         assert collapse(metrics, images=9) is None
-    assert collapse({}) is None
+    assert collapse({}, images=50) is None
 
 
 def evaluation_config(workers: int = 1, **knn) -> RunConfig:

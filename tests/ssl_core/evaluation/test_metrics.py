@@ -75,7 +75,10 @@ def test_runs_log_what_the_table_says(case: str) -> None:
 
 def test_a_metric_is_found_by_the_name_it_is_logged_under() -> None:
     assert find("knn/last") == find("knn/layer_03") == find("cars.knn/best") == table()["knn"]
-    assert find("loss/target_06").higher is False
+    for name in ("loss/target_06", "loss/mae", "loss/mae/last", "loss/bootleg/target_06"):
+        assert (find(name).name, find(name).higher) == (name, False)
+    assert find("loss/target_06").meaning == table()["loss/target_NN"].meaning
+    assert find("loss/") is find("loss/mae/last/3") is find("loss/a b") is None
     assert find("knn") is find("nothing") is find("knn/lst") is None
     assert layers_of({"knn/layer_02": 2.0, "knn/layer_01": 1.0, "knn/last": 2.0}, "knn") == {1: 1.0, 2: 2.0}
 

@@ -139,6 +139,23 @@ def test_their_labels_are_their_own(food: dict[str, str]) -> None:
     assert "knn/last" not in measured
 
 
+def test_own_images_have_labels_of_their_own_file_and_a_split(food: dict[str, str]) -> None:
+    train = Path(food["train"])
+    rows = [f"{file.stem},{0.9 if file.parent.name == 'rice' else 0.1}\n" for file in train.rglob("*.png")]
+    (train / "labels.csv").write_text("id,p\n" + "".join(rows))
+    data = {"train": str(train), "labels": "labels.csv", "label_above": 0.5}
+    own = {"kind": "knn", "k": 1, "name": "food", "data": data | {"split": {"share": 0.25}}}
+    plain = {"kind": "knn", "k": 1, "name": "plain", "data": food}  # of its own classes, and with a val of its own
+    evaluation = [{"kind": "knn"}, own, plain]
+    config = tiny_config("simclr", data=data | {"split": {"share": 0.2}}, evaluation=evaluation)
+    assert figures(config).keys() >= {"knn/last", "food.knn/last", "plain.knn/last"}
+    images = open_images(config.data)
+    bank, queries = (source_of(f"evaluation.1.data.{split}", config, images) for split in ("train", "val"))
+    assert (len(bank), len(queries)) == (16, 6)
+    assert list(queries.classes) == ["at most 0.5", "above 0.5"]
+    assert [bool(label) for label in queries.labels] == ["rice" in queries.name(index) for index in range(6)]
+
+
 def test_names_tell_evaluators_apart() -> None:
     with pytest.raises(ValidationError, match="name: missing; it tells what is measured of other images"):
         tiny_config(evaluation=[{"kind": "knn", "data": {"train": "bundled:digits"}}])

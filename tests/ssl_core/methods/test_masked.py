@@ -1,6 +1,7 @@
 """The masked family: which patches are hidden, who sees what, what is predicted, and how the three are related."""
 
 import io
+import math
 
 import pytest
 import torch
@@ -322,6 +323,39 @@ def test_what_cannot_be_combined_is_refused() -> None:
 def test_a_target_layer_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match=r"framework.targets: \[7\] of a backbone with layers 1 to 3"):
         build("bootleg", targets=[1, 7])
+
+
+def several(*objectives: dict) -> Method:
+    values = config_of("ijepa").model_dump(mode="json") | {"framework": None}
+    return methods.build(RunConfig.model_validate(values | {"objectives": list(objectives)}))
+
+
+TINY_PREDICTOR = {"predictor": {"dim": 16, "depth": 1, "heads": 2}}
+BYOL = {"name": "byol", "output_dim": 8, "hidden_dim": 16}
+
+
+def test_what_is_wrong_with_one_of_several_objectives_is_told_by_its_place() -> None:
+    wrong = {"name": "mae", **TINY_PREDICTOR, "mask": {"kind": "random", "share": 0.01}}
+    with pytest.raises(InputError, match=r"^objectives\.1\.mask\.share: "):
+        several(BYOL, wrong)
+    with pytest.raises(InputError, match=r"^objectives\.0\.targets: "):
+        several({"name": "bootleg", **TINY_PREDICTOR, "targets": [7]}, BYOL)
+    with pytest.raises(InputError, match=r"^objectives\.0\.target_weights: "):
+        several({"name": "bootleg", **TINY_PREDICTOR, "target_weights": [1, 1, 1, 1]})
+
+
+def test_several_objectives_follow_one_teacher_in_one_way() -> None:
+    latent = {"name": "ijepa", **TINY_PREDICTOR}
+    with pytest.raises(
+        InputError, match=r"^objectives\.1\.momentum: .* 0\.9 to 1 here .* 0\.996 to 1 by objectives\.0\."
+    ):
+        several(BYOL, latent | {"momentum": 0.9})
+    with pytest.raises(InputError, match=r"0\.996 to 0\.999 here"):
+        several(BYOL, latent | {"momentum_end": 0.999})
+    first, second = several(BYOL, latent), several(latent, BYOL)
+    cosine, linear = 1 - 0.004 * (1 + math.cos(math.pi / 4)) / 2, 0.997
+    assert (first.update_teacher(0.25), second.update_teacher(0.25)) == pytest.approx((cosine, linear))
+    assert (first.encoder, second.encoder) == (first.student, second.teacher.encoder)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "vit_tiny_r_s16_p8_224"])

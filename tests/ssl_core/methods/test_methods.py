@@ -566,7 +566,7 @@ def test_index_features(name: str, source: str, feature: str, view: str):
 
 
 def test_prototypes_are_refused_as_index_features():
-    with pytest.raises(ValidationError, match="prototypes of every image"):
+    with pytest.raises(ValidationError, match="dino has no projections that can stand"):
         searched("dino", feature="projector")
 
 

@@ -1,6 +1,8 @@
 """Weights in the layouts that are published, of small real networks: recognised by content, fitted, or refused."""
 
+import argparse
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ LAYOUTS: dict[str, Callable[[nn.Module], Any]] = {
         "student": {**others("module.backbone."), **{f"module.{k}": v for k, v in HEAD.items()}},
         "teacher": {**prefixed(m, "backbone."), **HEAD},
         "epoch": 100,
-        "args": {"arch": "vit_small"},
+        "args": argparse.Namespace(arch="vit_small", lr=5e-4),
     },
     "dino_backbone_alone": lambda m: m.state_dict() | HEAD,
     "mocov3": lambda m: {
@@ -125,6 +127,31 @@ def test_dinov2_with_registers_and_chunked_blocks(tmp_path: Path) -> None:
     fit = load_weights(target, str(tmp_path / "dinov2.pth"))
     torch.testing.assert_close(features(target), features(source), rtol=1e-5, atol=1e-5)
     assert fit.share == 1.0
+
+
+def test_registers_with_positions_of_their_own_get_none_from_weights_that_had_none(tmp_path: Path) -> None:
+    """DINOv2's registers have no position; a network that has positions for them does the same with zeros."""
+    source = encoder(seed=1, kwargs={**SMALL, "reg_tokens": 4, "no_embed_class": True})
+    target = encoder(seed=2, kwargs={**SMALL, "reg_tokens": 4})
+    state = source.model.state_dict()
+    state["register_tokens"], first = state.pop("reg_token"), torch.randn(1, 1, 32)
+    state["cls_token"] = state["cls_token"] - first
+    state["pos_embed"] = torch.cat([first, state["pos_embed"]], dim=1)
+    torch.save({**state, "mask_token": torch.zeros(1, 32)}, tmp_path / "dinov2.pth")
+    fit = load_weights(target, str(tmp_path / "dinov2.pth"))
+    assert (fit.share, fit.missing) == (1.0, ())
+    torch.testing.assert_close(features(target), features(source), rtol=1e-5, atol=1e-5)
+
+
+def test_what_scales_layers_is_found_by_beits_names(tmp_path: Path) -> None:
+    """It is few parameters: nothing else would tell that they were lost."""
+    kwargs = {**SMALL, "init_values": 1.0}
+    source, target = encoder(seed=1, kwargs=kwargs), encoder(seed=2, kwargs=kwargs)
+    state = {re.sub(r"ls([12])\.gamma", r"gamma_\1", name): x for name, x in source.model.state_dict().items()}
+    assert "blocks.0.gamma_1" in state
+    torch.save({"model": state}, tmp_path / "w.pth")
+    assert load_weights(target, str(tmp_path / "w.pth")).missing == ()
+    torch.testing.assert_close(features(target), features(source), rtol=0, atol=0)
 
 
 def test_torchvisions_vit(tmp_path: Path) -> None:
@@ -213,7 +240,11 @@ class Mischief:
     [
         (lambda f: f.write_bytes(pickle.dumps({"model": Mischief()})), "refused, for it holds more than tensors"),
         (lambda f: torch.save({"model": Mischief()}, f), "refused, for it holds more than tensors"),
-        (lambda f: f.write_text("these are no weights\n"), "no file of weights"),
+        (lambda f: f.write_text("these are no weights\n"), "a text file, and no file of weights"),
+        (lambda f: f.write_text("Ge" + "wichte für später " * 9), "a text file, and no file of weights"),
+        (lambda f: f.write_bytes(bytes(range(5, 250))), r"w.pth: no file of weights"),
+        (lambda f: f.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n"), "git lfs pull"),
+        (lambda f: torch.save({"args": argparse.Namespace(model=Mischief())}, f), "refused, for it holds more than"),
         (lambda f: f.write_bytes(b""), "an empty file"),
         (lambda f: torch.save({"epoch": 3}, f), "nothing in it is called as"),
         (lambda f: torch.save(resnet18().state_dict(), f), "nothing in it is called as"),
@@ -221,7 +252,21 @@ class Mischief:
         (lambda f: torch.save(encoder(kwargs={**SMALL, "depth": 1}).model.state_dict(), f), "not found.*blocks.1"),
         (lambda f: f.write_bytes(b"PK\x03\x04" + b"cut off" * 20), "no file of weights"),
     ],
-    ids=["pickle", "pickle_in_zip", "text", "empty", "no_weights", "resnet", "other_width", "less_deep", "cut_off"],
+    ids=[
+        "pickle",
+        "pickle_in_zip",
+        "text",
+        "umlauts",
+        "bytes",
+        "lfs",
+        "in_namespace",
+        "empty",
+        "no_weights",
+        "resnet",
+        "other_width",
+        "less_deep",
+        "cut_off",
+    ],
 )
 def test_what_is_no_such_network_is_refused_and_changes_nothing(
     make: Callable[[Path], Any], words: str, tmp_path: Path

@@ -27,7 +27,7 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_loads_and_round_trips(name: str, tmp_path: Path):
-    config = recipes.load(name, ["data.train=x"])
+    config = recipes.load(name, ["data.train=x", "backbone.weights=w.pth"])
     assert config.data.train == "x"
     again = recipes.load(write(tmp_path / "run.yaml", recipes.dump(config)))
     assert again == config
@@ -112,3 +112,13 @@ def test_a_yaml_tag_makes_no_object(tag: str, tmp_path: Path):
 def test_a_name_cannot_leave_the_folder_of_runs(name: str):
     with pytest.raises(InputError, match="name"):
         recipes.load("demo", [f"name={name}"])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("continue-")])
+def test_a_recipe_that_goes_on_from_weights_asks_for_them(name: str):
+    said = error_of(name)
+    assert f"{name}.yaml:" in said
+    assert "set backbone.weights=FILE, a run's folder or timm:NAME" in said
+    optim = recipes.load(name, ["data.train=x", "backbone.weights=w.pth"]).optim
+    assert 0 < optim.warm_heads < optim.warmup_epochs
+    assert optim.layer_decay == 0.75

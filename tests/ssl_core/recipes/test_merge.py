@@ -7,6 +7,7 @@ import pytest
 from ssl_core import recipes
 from ssl_core.errors import InputError
 from ssl_core.schema.distill import DistillConfig
+from ssl_core.schema.encoder import BackboneConfig
 from ssl_core.schema.evaluation import LinearConfig
 from ssl_core.schema.objectives import BlockMaskConfig, ObjectiveConfig
 from ssl_core.schema.types import EveryN
@@ -39,7 +40,8 @@ def test_a_value_of_one_form_takes_the_place_of_another(before: str, after: str,
 @pytest.mark.parametrize("name", sorted(ObjectiveConfig.known))
 def test_another_framework_starts_its_section_anew_over_every_recipe(name: str):
     for recipe in recipes.names():
-        plain = ["data.train=x", "distill=null", "positives=null", "positives={}", "views.local_crops=null"]
+        plain = ["data.train=x", "backbone.weights=x", "distill=null", "positives=null", "positives={}"]
+        plain.append("views.local_crops=null")
         before = recipes.load(recipe, plain).framework
         framework = recipes.load(recipe, [*plain, f"framework.name={name}"]).framework
         assert framework == (before if before.name == name else type(framework)(name=name)), recipe
@@ -68,6 +70,21 @@ def test_a_recipe_of_ones_own_says_what_it_drops(tmp_path: Path):
     config = recipes.load(mine, ["data.train=x", *kinds])
     assert config.framework.mask == BlockMaskConfig()
     assert config.evaluation[0] == LinearConfig()
+
+
+def test_another_model_loses_the_size_of_the_former_one_and_keeps_other_options():
+    def backbone(*words: str) -> BackboneConfig:
+        return recipes.load("small-mae", ["data.train=x", *words]).backbone
+
+    named = "backbone.name=vit_small_patch16_224"
+    assert backbone("backbone.name=vit_tiny_patch16_224") == backbone()
+    another = backbone(named, "backbone.kwargs.depth=3")
+    assert another.kwargs == {"depth": 3, "in_chans": 1}
+    assert (another.image_size, another.patch_size) == (backbone().image_size, backbone().patch_size)
+    (remark,) = recipes.remarks("small-mae", [named, "backbone.kwargs.depth=3"])
+    change = "vit_tiny_patch16_224 → vit_small_patch16_224"
+    assert remark == f"backbone: {change}; dropped kwargs.embed_dim=64, kwargs.num_heads=2 of small-mae.yaml"
+    assert recipes.remarks("small-mae", ["backbone.kwargs.depth=3"]) == []
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -13,7 +13,7 @@ from ssl_core.schema import walk
 from ssl_core.schema.run import RunConfig
 
 KEYS = sorted(key for key in walk.every_key(RunConfig) if not key.startswith("data.train"))
-ALWAYS = ["data.train=bundled:digits"]
+ALWAYS = ["data.train=bundled:digits", "backbone.weights=w.pth"]
 numbers = st.one_of(st.integers(), st.floats(), st.integers(0, 300), st.floats(0, 1))
 values = st.recursive(
     st.one_of(
