@@ -24,6 +24,8 @@ from ssl_core.use.opening import open_subject
 from ssl_core.use.subject import Subject
 
 NAMED = 5  # broken images that are named
+OF_THE_RUN = ("val", "limit", "split", "name_column", "label_column", "label_above")
+"""Keys of `data` that say something of a run's images, and nothing of others."""
 SHARDS_PER_WORKER = 4  # at least so many, that all are busy to the end
 
 
@@ -53,8 +55,9 @@ class Wish:
         return self.workers > 1 or not embedded()
 
     def settings(self) -> list[str | Setting]:
-        """The images in the place of the run's own, then what was typed."""
-        own = [Setting("data.train", self.data), Setting("data.val", None), Setting("data.limit", None)]
+        """The images in the place of the run's own, of which nothing but the column of images stays; what was typed."""
+        anew = dict.fromkeys(OF_THE_RUN) | {"labels": "auto", "train": self.data}
+        own = [Setting(f"data.{key}", value) for key, value in anew.items()]
         return [*own, Setting("scaling.workers", self.workers), *self.words]
 
 

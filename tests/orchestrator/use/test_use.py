@@ -41,7 +41,7 @@ def run_folder(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of an epoch, two layers."""
     folder = tmp_path_factory.mktemp("run")
     images = [f"data.train={folders / 'train'}", f"data.val={folders / 'val'}"]
-    config = absolute_paths(recipes.load("small-sd-simclr", [*TINY, *images, "optim.epochs=1"]))
+    config = absolute_paths(recipes.load("small-sd-simclr", [*TINY, *images, "data.limit=90", "optim.epochs=1"]))
     Run(config, folder).write_config()
     run = Pretraining(config, open_images(config.data), loaders=0)
     run.run(Keeps(run, folder))
@@ -110,6 +110,7 @@ def test_rays_workers_give_the_same_features(
     broken.write_bytes(b"no image")
     here = embed.run(embed.Wish(str(run_folder), str(images), tmp_path / "here.parquet", "1,2"), console())
     assert here == tmp_path / "here.parquet"
+    assert pq.read_table(here)["label"].value_counts().to_pylist()[0]["counts"] >= 15
     own = ["scaling.cpus_per_worker=1"]
     wish = embed.Wish(str(run_folder), str(images), tmp_path / "there.parquet", "1,2", workers=2, words=own)
     heard = console()
