@@ -1,4 +1,4 @@
-"""Commands for a trained encoder: `evaluate`, `export`, `embed`."""
+"""Commands for a trained encoder: `evaluate`, `duplicates`, `export`, `embed`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -92,6 +92,44 @@ What = Annotated[
         show_default=False,
     ),
 ]
+
+
+def duplicates(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WHAT [KEY=VALUE]…",
+            help="The encoder that says what is alike: a run's folder, a file of weights, `timm:NAME`. Then keys: "
+            "`data.train=FOLDER data.val=FOLDER`.",
+            show_default=False,
+        ),
+    ] = None,
+    layer: Annotated[str, typer.Option(help="Whose features are compared: last, or a number.")] = "last",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A folder for the list and the picture.  [default: in the run's folder]", **PLACE),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Find images that are in train twice, and images of val that train has too.
+
+    Two images count as near-duplicates where they are as alike as an image and light copies of it; how alike that is
+    follows from the images themselves. `duplicates.csv` has a row an image, by groups; `duplicates.png` shows them.
+    """
+    from orchestrator.evaluate.plan import Wish, make_plan
+    from orchestrator.evaluate.same import duplicates as find
+    from orchestrator.evaluate.words import names_and_keys
+    from orchestrator.runs.display import say, warn
+    from ssl_core.errors import InputError
+
+    whats, keys = names_and_keys(words or [])
+    if len(whats) != 1:
+        raise InputError("expected one encoder: a run's folder, a file of weights, timm:NAME")
+    plan = make_plan(whats[0], Wish(tuple(keys), kinds=("duplicates",), layers=layer))
+    say(console, "[bold]{name}[/bold]: {what}", name=plan.subject.name, what=plan.described)
+    for remark in plan.remarks:
+        warn(console, remark)
+    find(plan, output, console)
 
 
 def export(
