@@ -4,20 +4,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.evaluate.plan import Plan
-from orchestrator.evaluate.record import Evaluation
+from orchestrator.evaluate.record import Evaluation, context_of, own_device
 from orchestrator.paths import RUNS
 from orchestrator.runs.display import say
 from ssl_core.errors import InputError
+from ssl_core.evaluation.cka import cka_matrix
 from ssl_core.evaluation.metrics import by_layer, known, layers_of
 from ssl_core.files import write_atomically
 from ssl_core.pictures.evaluation import draw_comparison
+from ssl_core.pictures.layers import cka_picture
+from ssl_core.pictures.run import save_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOOKED_AT = 1024  # images that CKA is measured on, at most
 CONFIDENT = 1.96  # deviations of a mean, for 95 %
 
 
@@ -78,12 +86,26 @@ def compare(first: Evaluation, second: Evaluation, output: Path | None, console:
     text = json.dumps({"of": names, "differences": [asdict(one) for one in found]}, indent=2)
     write_atomically(folder / "differences.json", lambda file: file.write(text.encode()))
     picture = draw_comparison(first.metrics, second.metrics, names, folder / "differences.png")
+    alike = save_figure(_alike(first, second, names), folder / "cka.png")
     console.print(_table(found, names))
     clear = sum(one.is_clear for one in found)
     asked = sum(one.half is not None for one in found)
     say(console, "{clear} of {asked} differences are larger than their 95 % interval", clear=clear, asked=asked)
-    say(console, "picture {picture}", picture=picture)
+    say(console, "pictures {picture}, and how alike their layers are (CKA): {alike}", picture=picture, alike=alike)
     return found
+
+
+def _alike(first: Evaluation, second: Evaluation, names: Sequence[str]) -> "Figure":
+    """CKA of every layer of the first with every layer of the second, on the same images."""
+    features = []
+    for evaluation in (first, second):
+        context = context_of(evaluation.plan, own_device(), lambda *_: None)
+        split = "train" if context.images.val is None else "val"
+        _, found = context.features(split, LOOKED_AT)
+        features.append([found[layer] for layer in sorted(found)])
+    rows, columns = ([str(layer) for layer in range(1, len(found) + 1)] for found in features)
+    title = f"CKA of layers: {names[0]} (up), {names[1]} (across)"
+    return cka_picture(cka_matrix(features[0], features[1]).numpy(), rows, columns, title)
 
 
 def differences(first: Evaluation, second: Evaluation) -> list[Difference]:

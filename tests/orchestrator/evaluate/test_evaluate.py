@@ -144,7 +144,8 @@ def test_two_runs_are_compared_image_by_image(runs: list[Path], tmp_path: Path) 
     naive = 1.96 * np.sqrt(((differences - differences.mean()) ** 2).sum() / (len(differences) - 1) / len(differences))
     assert one.half == pytest.approx(naive)
     assert all(d.half is None for d in found if d.metric != "knn"), "others do not say how each image fared"
-    assert (tmp_path / "both" / "differences.png").stat().st_size > 5_000
+    for name in ("differences.png", "cka.png"):
+        assert (tmp_path / "both" / name).stat().st_size > 5_000
     assert "seed-1" in console.export_text()
 
 
