@@ -24,6 +24,7 @@ class Use(IntEnum):
     CORRUPTIONS = 24
     COPIES = 30
     PATCHES = 31
+    LIGHT_COPIES = 32
 
 
 def derive_seed(use: Use, *parts: int) -> int:

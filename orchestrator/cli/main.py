@@ -13,7 +13,7 @@ import typer
 from orchestrator.cli import look, serve, train, use
 from orchestrator.cli.app import app, errors, print_anything
 
-COMMANDS: list[Callable[..., None]] = [train.pretrain, train.sweep, use.evaluate]
+COMMANDS: list[Callable[..., None]] = [train.pretrain, train.sweep, use.evaluate, use.duplicates, use.export, use.embed]
 COMMANDS += [look.report, look.recipes, look.show, look.neighbors, look.masks, serve.sync, serve.ui, serve.doctor]
 for command in COMMANDS:
     app.command()(command)

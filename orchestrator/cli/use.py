@@ -1,4 +1,4 @@
-"""Commands for a trained encoder: `evaluate`."""
+"""Commands for a trained encoder: `evaluate`, `duplicates`, `export`, `embed`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -81,3 +81,147 @@ def evaluate(
         record.show(done[-1], console)
     if len(done) == 2:
         compare.compare(done[0], done[1], output, console)
+
+
+What = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="WHAT [KEY=VALUE]…",
+        help="A run's folder, its MLflow run id, a file of weights (with `backbone.name=MODEL`), or `timm:NAME`, "
+        "which downloads. Then keys.",
+        show_default=False,
+    ),
+]
+
+
+def duplicates(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WHAT [KEY=VALUE]…",
+            help="The encoder that says what is alike: a run's folder, a file of weights, `timm:NAME`. Then keys: "
+            "`data.train=FOLDER data.val=FOLDER`.",
+            show_default=False,
+        ),
+    ] = None,
+    layer: Annotated[str, typer.Option(help="Whose features are compared: last, or a number.")] = "last",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A folder for the list and the picture.  [default: in the run's folder]", **PLACE),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Find images that are in train twice, and images of val that train has too.
+
+    Two images count as near-duplicates where they are as alike as an image and light copies of it; how alike that is
+    follows from the images themselves. `duplicates.csv` has a row an image, by groups; `duplicates.png` shows them.
+    """
+    from orchestrator.evaluate.plan import Wish, make_plan
+    from orchestrator.evaluate.same import duplicates as find
+    from orchestrator.evaluate.words import names_and_keys
+    from orchestrator.runs.display import say, warn
+    from ssl_core.errors import InputError
+
+    whats, keys = names_and_keys(words or [])
+    if len(whats) != 1:
+        raise InputError("expected one encoder: a run's folder, a file of weights, timm:NAME")
+    plan = make_plan(whats[0], Wish(tuple(keys), kinds=("duplicates",), layers=layer))
+    say(console, "[bold]{name}[/bold]: {what}", name=plan.subject.name, what=plan.described)
+    for remark in plan.remarks:
+        warn(console, remark)
+    find(plan, output, console)
+
+
+def export(
+    words: What = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="timm|hf|onnx|torch",
+            help="timm: `timm.create_model('local-dir:FOLDER', pretrained=True)`; hf: `AutoModel.from_pretrained`; "
+            "onnx: onnxruntime; torch: `torch.export.load`.",
+        ),
+    ] = "timm",
+    layer: Annotated[
+        str, typer.Option(metavar="best|last|N", help="Behind which layer it ends; what follows is left out.")
+    ] = "last",
+    size: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Of images.  [default: those it was trained on]")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where it goes.  [default: export/FORMAT in the run's folder]", **PLACE),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Hand a trained encoder to another program: timm, Hugging Face, ONNX or plain torch.
+
+    `strata export RUN` writes a folder with weights, preprocessing and a model card. `strata export RUN --format onnx
+    --layer best` ends behind the layer that was measured to be the best: it has fewer blocks, and costs less.
+
+    Every export is opened again by the library it is for, and compared with the encoder on 100 of the run's images;
+    one that differs by more than 0.0001 is removed, with exit status 1. ONNX and Hugging Face need `pip install
+    'strata-ssl[export]'`.
+    """
+    from orchestrator.evaluate.words import names_and_keys
+    from orchestrator.use.export import Wish, run
+
+    whats, keys = names_and_keys(words or [])
+    run(Wish(_one(whats, "export"), format, layer, size, output, keys), console)
+
+
+def embed(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WHAT DATA [KEY=VALUE]…",
+            help="The encoder: a run's folder, its MLflow run id, a file of weights (with `backbone.name=MODEL`), or "
+            "`timm:NAME`, which downloads. The images: a folder, Parquet, or `bundled:digits`. Then keys.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The Parquet file, X.parquet; of very many images a folder X of files.", **PLACE)
+    ] = None,
+    layer: Annotated[
+        str, typer.Option(metavar="best|last|N,…", help="Of which layer; of several each has a column.")
+    ] = "last",
+    half: Annotated[bool, typer.Option("--half", help="float16 instead of float32.")] = False,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Ray workers; more than one, or --address, uses Ray Data.")
+    ] = 1,
+    address: Address = None,
+    debug: Debug = False,
+) -> None:
+    """Features of images, for whatever is done with them next: search, clustering, another model.
+
+    `strata embed RUN FOLDER --output features.parquet` writes a row an image: its number `id`, its `file`, its `label`
+    if it has one, and `features`, a list of numbers. `--layer 1,6,12` writes columns `layer_01`, `layer_06` and
+    `layer_12`.
+
+    Of more images than a file of 256 MiB holds, the output is a folder of files; stopped, the same command goes on with
+    those that are missing. Images that cannot be decoded are named and left out.
+    """
+    from orchestrator.evaluate.words import names_and_keys
+    from orchestrator.use.embed import Wish, run
+    from ssl_core.errors import InputError
+
+    whats, keys = names_and_keys(words or [])
+    if len(whats) != 2:
+        raise InputError(
+            f"expected an encoder and images, WHAT DATA (given: {', '.join(whats) or 'none'}); strata embed --help"
+        )
+    if output is None:
+        raise InputError("--output: missing; where the features go: --output features.parquet")
+    run(Wish(whats[0], whats[1], output, layer, half, workers, keys), console)
+
+
+def _one(whats: list[str], verb: str) -> str:
+    from ssl_core.errors import InputError
+
+    if len(whats) != 1:
+        raise InputError(
+            f"expected one encoder to {verb}: a run's folder, a file of weights, timm:NAME (given: "
+            f"{', '.join(whats) or 'none'})"
+        )
+    return whats[0]

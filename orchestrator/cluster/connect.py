@@ -1,5 +1,6 @@
 """Which Ray cluster the run is on: one of its own on this machine, or one that it joins."""
 
+import fcntl
 import logging
 import os
 import secrets
@@ -8,6 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +21,15 @@ from orchestrator.cluster import token
 from orchestrator.cluster.lifeline import lifeline
 from orchestrator.cluster.ray_private import kill_own_ray, stay_on_loopback
 from ssl_core.errors import InputError
-from ssl_core.files import is_local
+from ssl_core.files import is_local, lock
 
 LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # then Ray's node has the loopback's address, and listens there alone
     **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),
 }
 LONGEST_TEMP = 18  # bytes of the folder in which a Ray has its own: 85 come to its sockets' names, and 107 is all
+PREFIX, LOCK = "strata-", "in-use"  # of that folder's name, and the file in it that its process has locked
+NEW = 60.0  # seconds for which a folder is left alone: its process may be about to lock it, or Ray's about to end
 INHERITED = {
     # Threads that wait for others should not eat a loader's CPU: GNU OpenMP spins for long by default.
     "GOMP_SPINCOUNT": "1000",
@@ -94,16 +98,38 @@ def _own_ray() -> Iterator[None]:
     """
     ours = {} if token.in_environment() else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     stay_on_loopback()
-    folder = tempfile.mkdtemp(prefix="strata-", dir=_short_folder())
+    _remove_left_over()
+    folder = tempfile.mkdtemp(prefix=PREFIX, dir=_short_folder())
     _own_folders.append(folder)
     inside = os.path.join(folder, "ray")  # Ray opens its own to everybody
     try:
         variables = {**INHERITED, **LOOPBACK, **ours}
-        with _ray(variables, address="local", include_dashboard=False, _temp_dir=inside):
+        with _in_use(Path(folder)), _ray(variables, address="local", include_dashboard=False, _temp_dir=inside):
             yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _own_folders.remove(folder)
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Lock a folder, for as long as the block runs and this process lives."""
+    with (folder / LOCK).open("w") as file:
+        lock(file.fileno(), wait=False)
+        yield
+
+
+def _remove_left_over() -> None:
+    """Remove this user's folders of Rays whose process was killed: nobody holds their locks any more."""
+    for held in Path(_short_folder()).glob(f"{PREFIX}*/{LOCK}"):
+        try:
+            if held.parent.lstat().st_uid != os.getuid() or time.time() - held.stat().st_mtime < NEW:
+                continue
+            with held.open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # where there are no locks, nothing is removed
+                shutil.rmtree(held.parent, ignore_errors=True)
+        except OSError:  # it is in use, or gone
+            continue
 
 
 def _short_folder() -> str:

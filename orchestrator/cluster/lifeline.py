@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from orchestrator.cluster.ray_private import lost_processes
+from orchestrator.cluster.ray_private import lost_processes, runs_own_ray
 
 EVERY = 0.5  # seconds between looks
 PATIENCE = 45.0  # seconds for which a cluster's head may be away: it may come back, and Ray ends us after sixty
@@ -22,14 +22,14 @@ def lifeline(end: Callable[[int], object]) -> Iterator[None]:
     """While the block runs: say so when the connected Ray is lost, and `end` this process with status 1."""
     import ray
 
-    address = ray.get_runtime_context().gcs_address
+    address, own = ray.get_runtime_context().gcs_address, runs_own_ray()
     over = threading.Event()
 
     def watch() -> None:
         away = 0.0
         while not over.wait(EVERY):
             lost = lost_processes()
-            away = 0.0 if _answers(address) else away or time.monotonic()
+            away = 0.0 if own or _answers(address) else away or time.monotonic()
             if lost:
                 why = f"Ray's {' and '.join(lost)} on this machine ended"
             elif away and time.monotonic() - away > PATIENCE:

@@ -24,6 +24,14 @@ def kill_own_ray() -> None:
         node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
+def runs_own_ray() -> bool:
+    """Whether this process has started the Ray that it is connected to, and sees its processes end."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return node is not None and "gcs_server" in node.all_processes
+
+
 def lost_processes() -> list[str]:
     """Of the Ray that this process has started, those without which it is none, and which have ended."""
     from ray._private import worker

@@ -45,17 +45,39 @@ class Steps:
             self._progress.update(self._tasks[what], visible=False)  # type: ignore[arg-type]
 
 
-def layer_table(metrics: Record, title: str) -> Table:
-    """Every layer that was measured, by metric; the best of each is marked."""
-    shown = by_layer(metrics)
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", justify="right")
-    for name, metric in shown.items():
-        own = f"{name.partition('.')[0]}: " if "." in name else ""
-        table.add_column(own + metric.title, justify="right")
-    for layer in sorted({layer for name in shown for layer in layers_of(metrics, name)}):
-        table.add_row(str(layer), *(text + (" ★" if best else "  ") for text, best in cells(metrics, layer)))
-    return table
+def layer_tables(metrics: Record, title: str, width: int) -> list[Table]:
+    """Every layer that was measured, by metric, the best of each marked: as many tables as it takes for the width."""
+    shown = {name: _heading(name, metric.title) for name, metric in by_layer(metrics).items()}
+    layers = sorted({layer for name in shown for layer in layers_of(metrics, name)})
+    columns = {name: [_cell(metrics, name, layer) for layer in layers] for name in shown}
+    tables: list[Table] = []
+    room = 0
+    for name, texts in columns.items():
+        need = 2 + max(*map(len, texts), *map(len, shown[name].split()))
+        if need > room or not tables:
+            table = Table(title=None if tables else title, title_justify="left", box=None, pad_edge=False)
+            table.header_style = "bold"
+            table.add_column("layer", justify="right")
+            tables.append(table)
+            room = width - 7
+        room -= need
+        tables[-1].add_column(shown[name], justify="right", min_width=need - 2, max_width=need - 2)
+    names = iter(columns)
+    for table in tables:
+        own = [next(names) for _ in table.columns[1:]]
+        for place, layer in enumerate(layers):
+            table.add_row(str(layer), *(columns[name][place] for name in own))
+    return tables
+
+
+def _heading(name: str, title: str) -> str:
+    return (f"{name.partition('.')[0]}: " if "." in name else "") + title
+
+
+def _cell(metrics: Record, name: str, layer: int) -> str:
+    found = dict(zip(by_layer(metrics), cells(metrics, layer), strict=True))
+    text, best = found[name]
+    return text + (" ★" if best else "  ")
 
 
 def cells(metrics: Record, layer: int) -> list[tuple[str, bool]]:

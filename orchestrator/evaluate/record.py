@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from orchestrator.evaluate.display import Steps, layer_table, whole_lines
+from orchestrator.evaluate.display import Steps, layer_tables, whole_lines
 from orchestrator.evaluate.plan import Plan
 from orchestrator.paths import RUNS
 from orchestrator.runs.display import duration, say, warn
@@ -163,7 +163,8 @@ def _text(evaluation: Evaluation) -> str:
     """The table as a file has it."""
     console = Console(file=io.StringIO(), width=240)
     subject = evaluation.plan.subject
-    console.print(layer_table(evaluation.metrics, f"{subject.name}, {subject.config.backbone.name}"))
+    for table in layer_tables(evaluation.metrics, f"{subject.name}, {subject.config.backbone.name}", console.width):
+        console.print(table)
     for line in whole_lines(evaluation.metrics):
         console.print(line, highlight=False)
     return console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
@@ -175,7 +176,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
 
     metrics, subject = evaluation.metrics, evaluation.plan.subject
     epoch = "" if subject.epoch is None else f", epoch {subject.epoch}"
-    console.print(layer_table(metrics, f"{subject.name}{epoch}: {evaluation.plan.wish.name}"))
+    for table in layer_tables(metrics, f"{subject.name}{epoch}: {evaluation.plan.wish.name}", console.width):
+        console.print(table)
     for line in whole_lines(metrics):
         console.print(line, highlight=False)
     chosen = choose(metrics)

@@ -5,6 +5,7 @@ Pictures are drawn by a thread of its own, and MLflow is written to by another: 
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Narrator:
     def __init__(self, plan: Plan, book: TrialBook, console: Console):
         self.plan, self.book, self.console, self.config = plan, book, console, book.config
         self._trackers: dict[str, Tracker] = {}
+        self._logged: dict[str, list[dict[str, float]]] = {}  # records of a trial, by its id
         self._background = ThreadPoolExecutor(1)
         self._courier = Courier(lambda message: warn(console, message))
         self.parent = self._open_parent()
@@ -53,9 +55,11 @@ class Narrator:
         self.display.update(self.book.trials, trial)
 
     def log(self, trial: Trial) -> None:
-        """Its figures. MLflow's page compares runs by the metric that they logged first."""
-        first = self.config.metric
-        self._trackers[trial.id].log(*({m: r[m] for m in first if m in r} | r for r in trial.records))
+        """Its figures, from the first that is new. MLflow's page compares runs by the metric that they logged first."""
+        before, first = self._logged.get(trial.id, []), self.config.metric
+        known = sum(1 for _ in takewhile(lambda pair: pair[0] is pair[1], zip(before, trial.records, strict=False)))
+        self._logged[trial.id] = trial.records
+        self._trackers[trial.id].log(*({m: r[m] for m in first if m in r} | r for r in trial.records[known:]))
 
     def end(self, trial: Trial) -> None:
         """What became of it, with pictures."""

@@ -1,13 +1,71 @@
-"""Strong distortions of images, whose copies are then to be found: what becomes of pictures that are passed on."""
+"""Copies of images: distorted strongly, as pictures that are passed on are, or lightly, as what is stored twice is."""
 
 import io
 import string
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
+
+from ssl_core.data.sources.base import Source
+from ssl_core.data.views import to_channels
+from ssl_core.seeds import Use, derive_seed
 
 GREY = (124, 116, 104)  # around a rotated image
 LINES = 3  # of text
+LIGHT_KINDS = ("jpeg", "smaller", "crop", "brightness")
+"""What two files of one picture differ by."""
+
+
+class Distorted(Source):
+    """Copies of each image of a source, one of each kind; each a function of (use, image, kind).
+
+    Args:
+        names: (N,) what its images are called by their seeds.
+        change: an RGB image, a kind and a generator → the copy.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        names: np.ndarray,
+        kinds: Sequence[str],
+        change: Callable[[Image.Image, str, np.random.Generator], Image.Image],
+        use: Use,
+    ):
+        self.source, self.names, self.kinds, self.change, self.use = source, names, kinds, change, use
+
+    def __len__(self) -> int:
+        return len(self.source) * len(self.kinds)
+
+    def read(self, index: int) -> Image.Image:
+        number, kind = divmod(index, len(self.kinds))
+        generator = np.random.default_rng(derive_seed(self.use, int(self.names[number]), kind))
+        return self.change(to_channels(self.source.read(number), 3), self.kinds[kind], generator)
+
+    def where(self, index: int) -> str:
+        number, kind = divmod(index, len(self.kinds))
+        return f"{self.source.where(number)}, {self.kinds[kind]}"
+
+
+def lightly(image: Image.Image, kind: str, generator: np.random.Generator) -> Image.Image:
+    """A copy of an RGB image that nobody would call another one.
+
+    Args:
+        kind: jpeg (quality 50 to 90), smaller (to 60 to 90 % of its sides), crop (of up to 3 % at each side),
+            brightness (by up to 10 %).
+    """
+    if kind == "jpeg":
+        return _coded(image, int(generator.integers(50, 91)))
+    if kind == "smaller":
+        share = generator.uniform(0.6, 0.9)
+        return image.resize((max(1, round(share * image.width)), max(1, round(share * image.height))))
+    if kind == "brightness":
+        return ImageEnhance.Brightness(image).enhance(generator.uniform(0.9, 1.1))
+    left, top, right, bottom = (
+        int(share * side) for share, side in zip(generator.uniform(0, 0.03, 4), 2 * image.size, strict=True)
+    )
+    return image.crop((left, top, image.width - right, image.height - bottom))
 
 
 def distort(image: Image.Image, kind: str, generator: np.random.Generator, background: Image.Image) -> Image.Image:
@@ -37,8 +95,12 @@ def _crop(image: Image.Image, generator: np.random.Generator) -> Image.Image:
 
 
 def _jpeg(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    return _coded(image, int(generator.integers(3, 11)))
+
+
+def _coded(image: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=int(generator.integers(3, 11)))
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
 
 

@@ -19,6 +19,7 @@ from ssl_core.errors import InputError
 from ssl_core.evaluation.features import Context, Layers, chosen_labels, own_images
 from ssl_core.evaluation.metrics import layers_measured
 from ssl_core.evaluation.splits import held_out
+from ssl_core.schema.data import DataConfig
 from ssl_core.schema.evaluation import EvaluationDataConfig, EvaluatorConfig, KnnConfig, LinearConfig
 from ssl_core.schema.metric import Metric
 from ssl_core.schema.run import RunConfig
@@ -287,7 +288,8 @@ def _data_of(evaluator: EvaluatorConfig, config: RunConfig) -> str | None:
     if not isinstance(evaluator.data, EvaluationDataConfig):
         return None
     bare = {"limit": None, "split": None, "label_above": None}
-    own = bare | {key: value for key, value in evaluator.data if key == "val" or value is not None}
+    given = {key: value for key, value in evaluator.data if key in DataConfig.model_fields}
+    own = bare | {key: value for key, value in given.items() if key == "val" or value is not None}
     return config.data.model_copy(update=own).model_dump_json()
 
 

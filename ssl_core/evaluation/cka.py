@@ -33,9 +33,10 @@ class Cka(Evaluator[CkaConfig]):
         if len(self.layers) < 2:
             raise InputError(f"evaluation: layers of {config.named('cka')}: two layers at least can be compared")
         split = "train" if context.images.val is None else "val"
-        _, features = context.features(split, config.max_images, everywhere=True)
+        wanted = [layer - 1 for layer in self.layers]
+        _, features = context.features(split, config.max_images, on_rank_0=wanted)
         if distributed.rank() == 0:
-            own = [features[layer - 1].to(context.device) for layer in self.layers]
+            own = [features[layer].to(context.device) for layer in wanted]
             self.matrix = cka_matrix(own, own).cpu()
 
     @classmethod

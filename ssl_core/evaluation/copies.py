@@ -5,6 +5,7 @@ generalised mean (p = 4) of its patch tokens, whitened by a PCA of images that a
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from ssl_core.data.distortions import distort
+from ssl_core.data.distortions import Distorted, distort
 from ssl_core.data.sources.base import Images, Source, Subset
 from ssl_core.data.sources.copydays import ORIGINAL, copydays
 from ssl_core.data.sources.decode import decode
@@ -25,7 +26,7 @@ from ssl_core.evaluation.features import Context, chosen
 from ssl_core.networks.layers import Want
 from ssl_core.schema.evaluation import CopiesConfig
 from ssl_core.schema.evaluation.same import COPY_KINDS
-from ssl_core.seeds import Use, derive_seed
+from ssl_core.seeds import Use
 
 P = 4.0  # of the generalised mean
 SMALLEST = 1e-6  # value that it takes for one above 0, as DINO has it
@@ -153,25 +154,10 @@ def micro_average_precision(similar: Tensor, answers: Tensor) -> float:
     return float(average_precision_score(right.flatten().numpy(), similar.flatten().numpy()))
 
 
-class Distorted(Source):
-    """Copies of each image of a source, one of each kind; each a function of (seed, image, kind)."""
-
-    def __init__(self, source: Source, names: np.ndarray, backgrounds: Source):
-        self.source, self.names, self.backgrounds = source, names, backgrounds
-
-    def __len__(self) -> int:
-        return len(self.source) * len(COPY_KINDS)
-
-    def read(self, index: int) -> Image.Image:
-        number, kind = divmod(index, len(COPY_KINDS))
-        generator = np.random.default_rng(derive_seed(Use.COPIES, int(self.names[number]), kind))
-        behind = self.backgrounds.read(int(generator.integers(len(self.backgrounds))))
-        image = to_channels(self.source.read(number), 3)
-        return distort(image, COPY_KINDS[kind], generator, to_channels(behind, 3))
-
-    def where(self, index: int) -> str:
-        number, kind = divmod(index, len(COPY_KINDS))
-        return f"{self.source.where(number)}, {COPY_KINDS[kind]}"
+def strongly(image: Image.Image, kind: str, generator: np.random.Generator, backgrounds: Source) -> Image.Image:
+    """A copy of an RGB image; one that is inserted is so into some image of `backgrounds`."""
+    behind = backgrounds.read(int(generator.integers(len(backgrounds))))
+    return distort(image, kind, generator, to_channels(behind, 3))
 
 
 class Files(Source):
@@ -211,7 +197,8 @@ def _sets(config: CopiesConfig, images: Images) -> Sets:
     if config.data is not None:
         return _copydays(config, Subset(pool, distractors), others)
     originals = Subset(pool, order[:count])
-    queries = Distorted(originals, order[:count], others)
+    change = partial(strongly, backgrounds=others)
+    queries = Distorted(originals, order[:count], COPY_KINDS, change, Use.COPIES)
     answers, kinds = np.divmod(np.arange(len(queries)), len(COPY_KINDS))
     return Sets(queries, answers, kinds, originals, Subset(pool, distractors), others)
 

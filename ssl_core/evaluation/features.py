@@ -1,6 +1,6 @@
 """Features of every layer of some images, extracted once for all evaluators, and shared among ranks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -65,13 +65,14 @@ class Context:
         return chosen(getattr(self.images, split), limit, labelled)
 
     def features(
-        self, split: str, limit: int, labelled: bool = False, everywhere: bool = False
+        self, split: str, limit: int, labelled: bool = False, on_rank_0: Collection[int] = ()
     ) -> tuple[np.ndarray, Layers]:
         """At most `limit` images of a split, always the same ones: their indices (N,), and features.
 
         Args:
             labelled: of those that have a label.
-            everywhere: of all layers on rank 0, for who compares layers; the other ranks get their own.
+            on_rank_0: layers (from 0) that rank 0 gets besides its own: of who compares layers, or measures a network
+                as a whole. All ranks say the same.
         """
         source: Source = getattr(self.images, split)
         chosen = self.chosen(split, limit, labelled)
@@ -83,19 +84,18 @@ class Context:
         used, found = self._cache[kind]
         count = len(chosen)
         own = {layer: x[:count] for layer, x in found.items()}
-        return used[:count], self._on_rank_0(own, count) if everywhere else own
+        return used[:count], self._with_others(own, count, on_rank_0)
 
-    def _on_rank_0(self, own: Layers, count: int) -> Layers:
-        """Features (`count`, D) of all layers on rank 0, of their own on the others."""
+    def _with_others(self, own: Layers, count: int, on_rank_0: Collection[int]) -> Layers:
+        """Features (`count`, D) of a rank's own layers, on rank 0 of the others' too."""
         found = dict(own)
-        for layer in range(self.depth):
+        for layer in sorted(on_rank_0):
             owner = owner_of(layer)
             if owner == 0:
                 continue
-            is_here = distributed.rank() == owner
-            sent = own[layer] if is_here else torch.empty(count, self.encoder.widths[layer])
+            sent = own[layer] if layer in own else torch.empty(count, self.encoder.widths[layer])
             received = distributed.send(sent.to(self.device), owner, 0)
-            if received is not None and not is_here:
+            if received is not None:
                 found[layer] = received.cpu()
         return dict(sorted(found.items()))
 

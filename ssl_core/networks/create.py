@@ -55,15 +55,8 @@ def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Mod
         near = timm.list_models(f"*{config.name}*")[:3] or timm.list_models(f"{config.name[:6]}*")[:3]
         hint = f"near it: {', '.join(near)}" if near else "timm.list_models() lists them"
         raise InputError(f"backbone.name: timm has no model {config.name}; {hint}")
-    sizes: dict[str, Any] = {"img_size": config.image_size}
-    if config.patch_size:
-        sizes["patch_size"] = config.patch_size
-    if config.pool == "mean":
-        sizes["global_pool"] = "avg"
-    if local_size is not None:
-        sizes["dynamic_img_size"] = True
     try:
-        model = _create(config.name, sizes, config.kwargs)
+        model = _create(config.name, _sizes(config, local_size), config.kwargs)[0]
     except Exception as error:  # whatever its hundreds of models raise: this one cannot be built
         why = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
         hint = "; backbone.kwargs=null drops them all" if config.kwargs else ""
@@ -88,15 +81,33 @@ def create_timm(config: BackboneConfig, local_size: int | None = None) -> nn.Mod
     return model
 
 
-def _create(name: str, sizes: dict, kwargs: dict) -> nn.Module:
+def timm_arguments(config: BackboneConfig) -> dict[str, Any]:
+    """What `timm.create_model` takes for the model as configured, beside its name and `num_classes=0`."""
+    return _create(config.name, _sizes(config, None), config.kwargs)[1]
+
+
+def _sizes(config: BackboneConfig, local_size: int | None) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"img_size": config.image_size}
+    if config.patch_size:
+        sizes["patch_size"] = config.patch_size
+    if config.pool == "mean":
+        sizes["global_pool"] = "avg"
+    if local_size is not None:
+        sizes["dynamic_img_size"] = True
+    return sizes
+
+
+def _create(name: str, sizes: dict, kwargs: dict) -> tuple[Any, dict[str, Any]]:
+    """The model, and with which arguments it was made."""
+    arguments = sizes | kwargs
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
+        return timm.create_model(name, pretrained=False, num_classes=0, **arguments), arguments
     except TypeError as error:
         if "img_size" not in str(error):
             raise
         # A model that takes images of any size, and has no patches.
-        sizes = {key: value for key, value in sizes.items() if key == "patch_size"}
-        return timm.create_model(name, pretrained=False, num_classes=0, **sizes | kwargs)
+        arguments = {key: value for key, value in sizes.items() if key == "patch_size"} | kwargs
+        return timm.create_model(name, pretrained=False, num_classes=0, **arguments), arguments
 
 
 def _set_patches(model: Any, config: BackboneConfig) -> None:

@@ -14,6 +14,8 @@ from orchestrator.sweeps.plan import make_plan
 from ssl_core import recipes
 from ssl_core.data.sources import open_images
 from ssl_core.training.loop import Pretraining
+from ssl_core.use.export import prepare, timm_folder
+from ssl_core.use.subject import Subject
 from tests.docs.pages import PAGES, ROOT, Block, blocks
 from tests.images import draw_stripes
 
@@ -23,14 +25,17 @@ EXTENDING = ROOT / "docs" / "extending.md"
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What stands in a test for the places that snippets name: images of two classes, and a run's weights."""
+    """What stands in a test for the places that snippets name: images of two classes, a run's weights, an export."""
     folder = tmp_path_factory.mktemp("places")
     images = draw_stripes(folder, {"train": 64, "val": 32})
     config = recipes.load("small-sd-simclr", [f"data.train={images / 'train'}", "data.workers=0"])
-    encoder = Pretraining(config, open_images(config.data), loaders=0).method.encoder.model
-    save_file(encoder.state_dict(), folder / "model.safetensors")
+    encoder = Pretraining(config, open_images(config.data), loaders=0).method.encoder.eval()
+    save_file(encoder.model.state_dict(), folder / "model.safetensors")
+    (folder / "export").mkdir()
+    timm_folder.write(prepare(Subject("x", encoder, config), encoder.depth), folder / "export")
+    exported = {"RUN/export/timm": str(folder / "export"), "IMAGE.png": str(next(images.glob("train/*/*.png")))}
     leaves = {f"/data/{name}{suffix}": str(images / part) for name in ("leaves", "birds") for suffix, part in PARTS}
-    return {"FOLDER": str(images / "train"), "RUN/model": str(folder / "model"), **leaves}
+    return {"FOLDER": str(images / "train"), "RUN/model": str(folder / "model"), **exported, **leaves}
 
 
 PARTS = (("-val", "val"), ("/val", "val"), ("/train", "train"), ("", "train"))

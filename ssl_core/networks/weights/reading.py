@@ -20,9 +20,8 @@ HUBS = ("timm:", "hf-hub:")
 RUN_FILE = "model.safetensors"  # in a run's folder
 HEAD = 64  # bytes that tell text from weights
 LFS = b"version https://git-lfs"
-HARMLESS: list[Any] = [
-    argparse.Namespace
-]  # the settings that DINO, iBOT and MAE keep beside their weights: values by name
+HARMLESS: list[Any] = [argparse.Namespace]
+"""Values by name: the settings that DINO, iBOT and MAE keep beside their weights."""
 
 
 def is_hub(where: str) -> bool:

@@ -11,9 +11,9 @@ from ssl_core.schema.evaluation.few import FewshotConfig, LowshotConfig, SemiCon
 from ssl_core.schema.evaluation.finetune import FinetuneConfig
 from ssl_core.schema.evaluation.inside import CkaConfig, PatchesConfig, ProjectionConfig
 from ssl_core.schema.evaluation.probes import AttentiveConfig, LinearSgdConfig, TrainedProbeConfig
-from ssl_core.schema.evaluation.retrieval import RetrievalConfig
+from ssl_core.schema.evaluation.retrieval import RetrievalConfig, RevisitedConfig, RevisitedDataConfig
 from ssl_core.schema.evaluation.robust import RobustConfig
-from ssl_core.schema.evaluation.same import CopiesConfig, CopydaysConfig
+from ssl_core.schema.evaluation.same import CopiesConfig, CopydaysConfig, DuplicatesConfig
 
 __all__ = [
     "AttentiveConfig",
@@ -22,6 +22,7 @@ __all__ = [
     "CopydaysConfig",
     "CostConfig",
     "DavisConfig",
+    "DuplicatesConfig",
     "EvaluationDataConfig",
     "EvaluatorConfig",
     "FewshotConfig",
@@ -37,6 +38,8 @@ __all__ = [
     "PlacesConfig",
     "ProjectionConfig",
     "RetrievalConfig",
+    "RevisitedConfig",
+    "RevisitedDataConfig",
     "RobustConfig",
     "SegmentationConfig",
     "SemiConfig",

@@ -47,7 +47,7 @@ class EvaluationSplitConfig(SplitConfig):
 class EvaluationDataConfig(PlacesConfig):
     """Images that an evaluator looks at instead of the run's own; otherwise read as `data` says."""
 
-    places: ClassVar = ("train", "val")
+    places: ClassVar[tuple[str, ...]] = ("train", "val")
 
     train: Paths = Field(description="the bank that k-NN looks in and probes are fitted to")
     val: Paths | None = Field(None, description="what is classified")

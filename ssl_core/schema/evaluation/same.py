@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt
 
 from ssl_core.schema.evaluation.base import EvaluatorConfig, PlacesConfig
 from ssl_core.schema.metric import Metric
+from ssl_core.schema.types import MeasuredLayers
 
 COPY_KINDS = ("crop", "jpeg", "blur", "insertion", "text", "rotation")
 """What is done to images whose copies are to be found."""
@@ -43,3 +44,22 @@ class CopiesConfig(EvaluatorConfig, implementation="ssl_core.evaluation.copies:C
     data: CopydaysConfig | None = Field(
         None, description="{copydays: FOLDER}: copies that are there, instead of ones made here; needs a name"
     )
+
+
+class DuplicatesConfig(EvaluatorConfig, implementation="ssl_core.evaluation.duplicates:DuplicatesFound"):
+    """Near-duplicates in train, and between train and val (leaks), with a picture of them."""
+
+    metrics: ClassVar = (
+        Metric("duplicates", "near-duplicates", None, "{:.0f}", meaning="images of train that another one stands for"),
+        Metric("duplicate_groups", "groups", None, "{:.0f}", meaning="groups of near-duplicates, of train and val"),
+        Metric("leaks", "leaks", None, "{:.0f}", meaning="images of val that have a near-duplicate in train"),
+        Metric(
+            "duplicates_threshold", "threshold", None, "{:.4f}", meaning="cosine similarity of near-duplicates, found"
+        ),
+    )
+    while_training: ClassVar[bool] = False
+
+    kind: Literal["duplicates"] = "duplicates"
+    layers: MeasuredLayers = Field("last", description="the deepest of these tells what is alike")
+    max_train: PositiveInt = Field(50_000, description="images of train that are looked at")
+    max_val: PositiveInt = Field(50_000, description="images of val that are looked at")

@@ -1,6 +1,8 @@
 """A Ray of our own: where its files go."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,22 @@ def test_in_the_longest_folder_that_is_used_the_sockets_of_ray_have_room(ray_ses
     assert sockets
     beyond = max(len(os.fsencode(socket)) for socket in sockets) - len(os.fsencode(folder.parent))
     assert connect.LONGEST_TEMP + beyond <= LONGEST_SOCKET
+
+
+def test_folders_of_killed_processes_are_removed_and_those_in_use_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "_short_folder", lambda: str(tmp_path))
+    killed, new, used, other = (tmp_path / f"strata-{name}" for name in ("killed", "new", "used", "other"))
+    code = "import os, sys; from pathlib import Path; from orchestrator.cluster.connect import _in_use\n"
+    code += "with _in_use(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    for folder in (killed, new):
+        (folder / "ray").mkdir(parents=True)
+        subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+    used.mkdir()
+    other.mkdir()  # without a lock it is not known to be ours
+    with connect._in_use(used):
+        for folder in (killed, used):
+            os.utime(folder / connect.LOCK, (0, 0))
+        connect._remove_left_over()
+        assert sorted(tmp_path.iterdir()) == [new, other, used]

@@ -37,6 +37,10 @@ def test_a_ray_of_our_own_can_be_killed() -> None:
     assert {"check_alive", "allow_graceful"} <= set(parameters), changed("how its processes are killed")
 
 
+def test_a_process_knows_whether_it_has_started_the_ray(ray_session: None) -> None:
+    assert ray_private.runs_own_ray(), changed("how the processes of a Ray of one's own are called")
+
+
 def test_the_loopback_is_asked_for() -> None:
     from ray._private import ray_constants, services
 

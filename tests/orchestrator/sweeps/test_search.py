@@ -14,11 +14,11 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 def test_asha_stops_trials_early(folders: Path, tmp_path: Path) -> None:
     space = {"optim.lr": {"choice": [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7]}}
     scheduler = {"name": "asha", "grace": 1, "factor": 3}
-    file = write_sweep(tmp_path, folders, space=space, scheduler=scheduler, overrides={"optim.epochs": 9})
+    file = write_sweep(tmp_path, folders, space=space, scheduler=scheduler, overrides={"optim.epochs": 3})
     trials, _ = run(file, tmp_path / "sweep")
     stopped = [trial for trial in trials if trial.status == "STOPPED"]
     assert stopped
-    assert all(trial.epoch < 9 for trial in stopped)
+    assert all(trial.epoch < 3 for trial in stopped)
     assert any(trial.status == "FINISHED" for trial in trials)
     assert all("asha" in trial.reason for trial in stopped)
 

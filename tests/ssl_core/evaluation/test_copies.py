@@ -9,13 +9,12 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from ssl_core.data.distortions import distort
+from ssl_core.data.distortions import LIGHT_KINDS, Distorted, distort, lightly
 from ssl_core.data.sources import open_images
 from ssl_core.data.sources.base import Images, Subset
 from ssl_core.errors import InputError
 from ssl_core.evaluation.copies import (
     Copies,
-    Distorted,
     Whitening,
     average_precisions,
     descriptors,
@@ -86,6 +85,16 @@ def test_a_copy_is_a_function_of_its_seed_and_differs_from_the_image(kind: str, 
     if size > 1:
         assert first.tobytes() != image.tobytes()
         assert first.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize("kind", LIGHT_KINDS)
+def test_a_light_copy_is_nearly_the_image(kind: str) -> None:
+    image = make_image(1, 64)
+    found, again = (lightly(image, kind, np.random.default_rng(3)) for _ in range(2))
+    assert found.tobytes() == again.tobytes() != image.tobytes()
+    difference = np.asarray(found.resize(image.size), float) - np.asarray(image, float)
+    assert np.abs(difference).mean() < 25
+    assert min(lightly(image.resize((1, 1)), kind, np.random.default_rng(3)).size) == 1
 
 
 @pytest.mark.parametrize("val", [True, False])
