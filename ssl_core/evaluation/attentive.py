@@ -38,7 +38,7 @@ class Attentive(TrainedProbes[AttentiveConfig]):
     def probe(self, layer: int, number: int) -> nn.Module:
         return AttentiveHead(self.context.encoder.widths[layer], self.classes)
 
-    def optimizer(self, probes: Mapping[int, Mapping[int, nn.Module]], batch: int) -> torch.optim.Optimizer:
+    def optimizer(self, probes: Mapping[int, Mapping[int, nn.Module]]) -> torch.optim.Optimizer:
         groups = [
             {"params": list(probe.parameters()), "lr": self.config.rates[number]}
             for of_layer in probes.values()

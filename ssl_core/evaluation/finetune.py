@@ -99,12 +99,12 @@ class Finetune(Evaluator[FinetuneConfig]):
 
     def copy(self, layer: int) -> Encoder:
         """The encoder with stochastic depth, where it can have that, cut after a layer (from 1)."""
-        backbone, weights = self.context.config.backbone, self.context.encoder.state_dict()
+        backbone = self.context.config.backbone
         try:
             found = Encoder(_with_drop_path(backbone, self.config.drop_path))
-            found.load_state_dict(weights)
-        except (InputError, RuntimeError):  # no such setting, or it changes what there is of weights
-            return cut(self.context.encoder, layer)
+        except InputError:  # the network has no such setting
+            found = Encoder(backbone)
+        found.load_state_dict(self.context.encoder.state_dict())
         return cut(found, layer)
 
     def _train(self, model: "Classifier", rows: np.ndarray, seed: int, what: str) -> None:
@@ -200,7 +200,11 @@ class Augmented(Dataset):
 
 
 def groups(model: Classifier, config: FinetuneConfig, batch: int) -> list[dict]:
-    """Parameters with a rate for each layer, decreasing towards the images; no weight decay of biases and norms."""
+    """Parameters with a rate for each layer, decreasing towards the images; no weight decay of biases and norms.
+
+    Args:
+        batch: images a step; a smaller one than rates are for does not lower them, as few images make few steps.
+    """
     timm_model = model.encoder.model
     spared: set[str] = getattr(timm_model, "no_weight_decay", set)()
     found = param_groups_layer_decay(timm_model, config.weight_decay, spared, layer_decay=config.layer_decay)
@@ -210,7 +214,7 @@ def groups(model: Classifier, config: FinetuneConfig, batch: int) -> list[dict]:
     ]
     for group in found:  # timm counts down from the last block where there is no classifier, BEiT from the classifier
         group["lr_scale"] *= config.layer_decay
-    rate = config.rate * batch / RATES_ARE_FOR
+    rate = config.rate * max(batch / RATES_ARE_FOR, 1.0)
     return [
         {"params": group["params"], "weight_decay": group["weight_decay"], "lr": rate * group["lr_scale"]}
         for group in [*found, *head]

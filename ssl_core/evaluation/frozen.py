@@ -83,7 +83,7 @@ class TrainedProbes(Evaluator[Probing]):
         """A new probe of the setting of that number: what `of_layer` gives → logits (B, classes)."""
 
     @abstractmethod
-    def optimizer(self, probes: Mapping[int, Mapping[int, nn.Module]], batch: int) -> Optimizer:
+    def optimizer(self, probes: Mapping[int, Mapping[int, nn.Module]]) -> Optimizer:
         """Of probes by layer and number of setting, each with its own rate."""
 
     @abstractmethod
@@ -113,7 +113,7 @@ class TrainedProbes(Evaluator[Probing]):
         few, many = self.config.usual_epochs
         epochs = self.config.epochs or (many if len(rows) >= MANY else few)
         batches = Batches(rows, batch_of(self.config.batch, len(rows)), epochs, self.config.seed)
-        optimizer = self.optimizer(probes, batches.size) if probes else None
+        optimizer = self.optimizer(probes) if probes else None
         schedule = optimizer and LambdaLR(optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / len(batches)))
         backbone = self.context.config.backbone
         views = TrainImages(

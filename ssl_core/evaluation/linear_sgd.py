@@ -73,9 +73,11 @@ class LinearSgd(TrainedProbes[LinearSgdConfig]):
         seen = sum(widths[below - 1] for below in self._joined(layer)[: setting.blocks])
         return LinearHead(seen, widths[layer] if setting.patches else 0, self.classes)
 
-    def optimizer(self, probes: Mapping[int, Mapping[int, nn.Module]], batch: int) -> torch.optim.Optimizer:
+    def optimizer(self, probes: Mapping[int, Mapping[int, nn.Module]]) -> torch.optim.Optimizer:
+        """Rates are those of the batch that is asked for: few images, in smaller ones, make few steps."""
+        scale = self.config.batch / RATES_ARE_FOR
         groups = [
-            {"params": list(probe.parameters()), "lr": self.settings(layer)[number].rate * batch / RATES_ARE_FOR}
+            {"params": list(probe.parameters()), "lr": self.settings(layer)[number].rate * scale}
             for layer, of_layer in probes.items()
             for number, probe in of_layer.items()
         ]

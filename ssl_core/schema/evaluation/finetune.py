@@ -29,7 +29,7 @@ class FinetuneConfig(EvaluatorConfig, implementation="ssl_core.evaluation.finetu
     runs: PositiveInt = Field(1, description="trainings with seeds of their own, whose mean is measured")
     epochs: PositiveInt | None = Field(None, description="default: 100, or 30 of fewer than 50,000 images")
     batch: PositiveInt = Field(1024, description="at most; of few images a sixteenth of them, and 16 at least")
-    rate: PositiveFloat = Field(5e-4, description="learning rate of the classifier, for a batch of 256 (AdamW)")
+    rate: PositiveFloat = Field(5e-4, description="of the classifier (AdamW), for a batch of 256 or fewer")
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.65, description="a layer's rate is that of the next one times this"
     )

@@ -23,7 +23,7 @@ PLAIN = {**SMALL, "mixup": 0, "cutmix": 0, "smoothing": 0, "drop_path": 0, "rand
 
 
 def test_it_is_a_loop_of_adamw_with_a_rate_a_layer():
-    tuned = evaluator_of({**PLAIN, "rate": 0.02, "warmup": 0.5, "smoothing": 0.2})
+    tuned = evaluator_of({**PLAIN, "rate": 0.002, "warmup": 0.5, "smoothing": 0.2})
     assert isinstance(tuned, Finetune)
     torch.manual_seed(3)
     model = Classifier(tuned.copy(3), 10)
@@ -48,7 +48,7 @@ def test_it_is_a_loop_of_adamw_with_a_rate_a_layer():
             first, second = moments[name]
             first.mul_(0.9).add_(0.1 * p.grad)
             second.mul_(0.999).add_(0.001 * p.grad**2)
-            rate = 0.02 * 16 / 256 * scale * 0.65 ** _layers_above(name)
+            rate = 0.002 * scale * 0.65 ** _layers_above(name)
             decay = 0.0 if p.ndim == 1 or "pos_embed" in name or "cls_token" in name else 0.05
             with torch.no_grad():
                 p.mul_(1 - rate * decay)
@@ -78,8 +78,17 @@ def test_a_layer_is_cut_and_drops_paths_and_the_encoder_stays_as_it_is():
     assert tuned.measure(1).keys() == {"finetune", "finetune_per_class"}
 
 
+def test_a_network_without_stochastic_depth_goes_without():
+    backbone = {"name": "selecsls42", "image_size": 32, "patch_size": None, "kwargs": {}}
+    tuned = evaluator_of({**SMALL, "layers": [1], "max_train": 8, "max_val": 4}, backbone=backbone)
+    assert isinstance(tuned, Finetune)
+    copied, encoder = tuned.copy(4), tuned.context.encoder
+    assert all(torch.equal(p, q) for p, q in zip(copied.parameters(), encoder.parameters(), strict=True))
+    assert 0 <= tuned.measure(0)["finetune"] <= 1
+
+
 def test_it_learns():
-    tuned = evaluator_of({**PLAIN, "max_train": 600, "max_val": 150, "epochs": 5, "rate": 0.03})
+    tuned = evaluator_of({**PLAIN, "max_train": 600, "max_val": 150, "epochs": 5, "rate": 0.004})
     found = tuned.measure(2)["finetune"]
     assert found > 0.2
     assert found == tuned.outcomes[2].mean()
@@ -105,8 +114,8 @@ def test_few_labels_are_drawn_of_each_class_alike():
 
 
 def test_two_ranks_train_what_one_does(two_ranks: Ranks):
-    alone = figures({**PLAIN, "rate": 0.03, "max_val": 100})
-    first, second = two_ranks(figures, {**PLAIN, "rate": 0.03, "max_val": 100}, 2)
+    alone = figures({**PLAIN, "rate": 0.002, "max_val": 100})
+    first, second = two_ranks(figures, {**PLAIN, "rate": 0.002, "max_val": 100}, 2)
     assert first | second == {2: pytest.approx(alone[2], abs=0.02)}
 
 

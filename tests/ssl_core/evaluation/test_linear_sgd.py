@@ -44,7 +44,7 @@ def test_it_is_a_loop_of_sgd_on_augmented_features():
         parts = [found.pooled[3], found.pooled[2], *([found.patches[3].mean(1)] if setting.patches else [])]
         x, y = torch.cat(parts, dim=1), torch.from_numpy(source.labels[[key.image for key in batch]])
         error = (x @ weight.T + bias).softmax(dim=1) - F.one_hot(y, 10)
-        rate = 1.0 * 16 / 256 * (1 + math.cos(math.pi * step / steps)) / 2
+        rate = 1.0 * 32 / 256 * (1 + math.cos(math.pi * step / steps)) / 2
         for p, v, gradient in zip((weight, bias), speed, (error.T @ x / 16, error.mean(0)), strict=True):
             v.mul_(0.9).add_(gradient)
             p.sub_(rate * v)
