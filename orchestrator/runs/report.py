@@ -100,12 +100,18 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What should not be overlooked."""
-        from ssl_core.evaluation.collapse import collapse
+        from ssl_core.data.sources import open_images
+        from ssl_core.evaluation.collapse import collapse, images_measured
 
         last = self.trained
         said = []
-        if last is not None and (collapsed := collapse(last, images=None)):
-            said.append(f"In the end {collapsed}.")
+        if last is not None and collapse(last, images=None):
+            try:
+                measured = images_measured(self.run.config, open_images(self.run.config.data))
+            except InputError:
+                measured = None  # they are not there any more
+            if collapsed := collapse(last, images=measured):
+                said.append(f"In the end {collapsed}.")
         if broken := self.summary.get("broken_images"):
             said.append(f"{broken} images could not be decoded.")
         return said
