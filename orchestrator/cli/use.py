@@ -77,7 +77,11 @@ def evaluate(
         for remark in plan.remarks:
             warn(console, remark)
         own = output if output is None or len(plans) == 1 else output / plan.subject.name
-        done.append(record.evaluate(plan, own, console))
+        try:
+            done.append(record.evaluate(plan, own, console))
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on with what is not measured yet")
+            raise
         record.show(done[-1], console)
     if len(done) == 2:
         compare.compare(done[0], done[1], output, console)
@@ -125,7 +129,7 @@ def duplicates(
     whats, keys = names_and_keys(words or [])
     if len(whats) != 1:
         raise InputError("expected one encoder: a run's folder, a file of weights, timm:NAME")
-    plan = make_plan(whats[0], Wish(tuple(keys), kinds=("duplicates",), layers=layer))
+    plan = make_plan(whats[0], Wish(tuple(keys), kinds=("duplicates",), layers=layer, option="--layer"))
     say(console, "[bold]{name}[/bold]: {what}", name=plan.subject.name, what=plan.described)
     for remark in plan.remarks:
         warn(console, remark)

@@ -62,6 +62,8 @@ def check(plans: Sequence[Plan]) -> None:
     Raises:
         InputError: they are not, and a difference would say nothing.
     """
+    if plans[0].subject.digest == plans[1].subject.digest:
+        raise InputError(f"{plans[0].what} and {plans[1].what} are the same weights: there is nothing to compare")
     first, second = (plan.config.data for plan in plans)
     for key in ("train", "val", "split", "labels", "name_column", "label_column", "label_above", "limit"):
         was, now = getattr(first, key), getattr(second, key)
@@ -88,6 +90,8 @@ def compare(first: Evaluation, second: Evaluation, output: Path | None, console:
     picture = draw_comparison(first.metrics, second.metrics, names, folder / "differences.png")
     alike = save_figure(_alike(first, second, names), folder / "cka.png")
     console.print(_table(found, names))
+    if first.plan.subject.encoder.depth != second.plan.subject.encoder.depth:
+        console.print("of encoders that differ in depth: the last layers, and the best ones", highlight=False)
     clear = sum(one.is_clear for one in found)
     asked = sum(one.half is not None for one in found)
     say(console, "{clear} of {asked} differences are larger than their 95 % interval", clear=clear, asked=asked)

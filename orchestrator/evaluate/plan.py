@@ -30,6 +30,7 @@ class Wish:
         kinds: evaluators by name, in the place of a suite.
         layers: which layers, in the place of what each evaluator's section says: all, last, or numbers.
         checkpoint: of a run, the epoch.
+        option: that `layers` was given by, for errors.
     """
 
     words: Sequence[str] = ()
@@ -37,6 +38,7 @@ class Wish:
     kinds: Sequence[str] = ()
     layers: str | None = None
     checkpoint: int | None = None
+    option: str = "--layers"
 
     @property
     def name(self) -> str:
@@ -61,16 +63,32 @@ class Wish:
         return Setting("evaluation", [self._of_layers(entry) for entry in entries], where=where)
 
     def _of_layers(self, entry: Any) -> Any:
-        if self.layers is None or not isinstance(entry, dict):
-            return entry
-        named = self.layers in ("all", "last") or self.layers.startswith("every")
-        try:
-            chosen: Any = self.layers if named else [int(layer) for layer in self.layers.split(",")]
-        except ValueError:
-            raise InputError(
-                f"--layers: expected all, last, every:2, or numbers such as 4,8 (given: {self.layers})"
-            ) from None
-        return {**entry, "layers": chosen}
+        return entry if self.layers is None or not isinstance(entry, dict) else {**entry, "layers": self._chosen()}
+
+    def _chosen(self) -> Any:
+        """The layers as an evaluator's section has them.
+
+        Raises:
+            InputError: they are none.
+        """
+        assert self.layers is not None
+        if self.layers in ("all", "last") or self.layers.startswith("every"):
+            return self.layers
+        numbers = self.layers.split(",")
+        if not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
+            raise InputError(f"{self.option}: expected all, last, every:2, or numbers: 4,8 (given: {self.layers})")
+        return [int(number) for number in numbers]
+
+    def check_layers(self, depth: int) -> None:
+        """Whether a network of so many layers has those that were chosen.
+
+        Raises:
+            InputError: it has not.
+        """
+        chosen = self._chosen() if self.layers is not None else None
+        missing = [layer for layer in chosen if layer > depth] if isinstance(chosen, list) else []
+        if missing:
+            raise InputError(f"{self.option}: the encoder has layers 1 to {depth} (given: {self.layers})")
 
 
 @dataclass(frozen=True)
@@ -109,6 +127,7 @@ def make_plan(what: str, wish: Wish) -> Plan:
         InputError: something in it cannot work. What a suite names, and these images do not allow, is left out.
     """
     subject = open_subject(what, [wish.entries(), *wish.words], wish.checkpoint)
+    wish.check_layers(subject.encoder.depth)
     config = absolute_paths(subject.config)
     images = open_images(config.data)
     remarks = [*subject.remarks, *images.remarks]

@@ -14,18 +14,23 @@ from orchestrator.evaluate.display import Steps, layer_tables, whole_lines
 from orchestrator.evaluate.plan import Plan
 from orchestrator.paths import RUNS
 from orchestrator.runs.display import duration, say, warn
-from orchestrator.runs.folder import claimed
+from orchestrator.runs.folder import LOCK, check_writable, claimed
 from orchestrator.tracking.faults import StoreAway, Undelivered
 from orchestrator.tracking.mlflow import Tracker, source_tags
+from orchestrator.tracking.outbox import OUTBOX
 from orchestrator.tracking.receipt import known_run
 from orchestrator.tracking.store import Store
 from ssl_core import recipes
+from ssl_core.errors import InputError
+from ssl_core.evaluation.base import source_of
 from ssl_core.evaluation.features import Context
 from ssl_core.evaluation.measure import Told, measure
 from ssl_core.evaluation.results import FILE, Found, Results, describe
 from ssl_core.files import write_atomically
 from ssl_core.pictures.evaluation import draw_evaluation
 
+NAMED = 5  # broken images in a warning
+OURS = (FILE, OUTBOX, LOCK, "duplicates.csv", "differences.json", "plots")  # of which a folder of results has some
 FOLDER = "evaluation"  # in a run's folder: what was measured of it after training, a folder an evaluation
 
 
@@ -69,27 +74,53 @@ def evaluate(plan: Plan, output: Path | None, console: Console) -> Evaluation:
         WorkFailed: a worker failed; what was measured up to then is kept.
     """
     folder = (output or folder_of(plan)).absolute()
+    check_folder(folder)
     subject = plan.subject
     about = describe(plan.config, plan.images, subject.name, subject.digest, subject.epoch)
     with claimed(folder, new=False):
         tracker = _tracker(plan, folder)
         results = Results(folder, about)
-        if tracker.ended and results.have(plan.config.evaluation):
+        if tracker.ended and results.have(plan.config.evaluation) and results.are_the_last:
             _deliver(tracker, console)
             return Evaluation(plan, results, [results.of(config) for config in plan.config.evaluation])
         tracker.open()
         try:
             with Steps(console) as steps:
-                results, found = _measured(plan, folder, about, steps.tell)
+                results, found, broken = _measured(plan, folder, about, steps.tell)
         except BaseException:
             tracker.finish("FAILED")
             _deliver(tracker, console)
             raise
+        if broken:
+            warn(console, _broken(plan, broken))
         evaluation = Evaluation(plan, results, found)
+        results.save()
         _write_down(evaluation, tracker)
         tracker.finish("FINISHED")
         _deliver(tracker, console)
     return evaluation
+
+
+def _broken(plan: Plan, broken: Sequence[tuple[str, int]]) -> str:
+    """A warning that names some images that cannot be decoded."""
+    named = [source_of(name, plan.config, plan.images).where(index) for name, index in broken[:NAMED]]
+    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    return f"cannot decode {', '.join(named)}{more}; other images take their place"
+
+
+def check_folder(folder: Path) -> None:
+    """Whether results can be written to a folder, and nothing else is in it.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    try:
+        check_writable(folder)
+        others = folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in OURS)
+    except Exception as error:  # each kind of store has its own
+        raise InputError(f"--output: {folder} cannot be used: {type(error).__name__}: {error}") from error
+    if others:
+        raise InputError(f"--output: {folder} holds something else than results; name another folder")
 
 
 def _write_down(evaluation: Evaluation, tracker: Tracker) -> None:
@@ -102,8 +133,10 @@ def _write_down(evaluation: Evaluation, tracker: Tracker) -> None:
     tracker.log_files([(folder / FILE, None), (folder / "table.txt", None), *((path, "plots") for path in pictures)])
 
 
-def _measured(plan: Plan, folder: Path, about: Mapping[str, Any], tell: Told) -> tuple[Results, list[Found]]:
-    """In this process, or, on a cluster or with several workers, in those of Ray."""
+def _measured(
+    plan: Plan, folder: Path, about: Mapping[str, Any], tell: Told
+) -> tuple[Results, list[Found], list[tuple[str, int]]]:
+    """In this process, or, on a cluster or with several workers, in those of Ray; with images met that are broken."""
     from orchestrator.cluster.connect import embedded
 
     results = Results(folder, about)
@@ -112,7 +145,9 @@ def _measured(plan: Plan, folder: Path, about: Mapping[str, Any], tell: Told) ->
 
         measure_on_ray(plan, folder, about, tell)
         results = Results(folder, about)
-    return results, measure(context_of(plan, own_device(), tell), results, tell)
+    context = context_of(plan, own_device(), tell)
+    found = measure(context, results, tell)
+    return results, found, sorted(context.broken)
 
 
 def context_of(plan: Plan, device: torch.device, tell: Told) -> Context:

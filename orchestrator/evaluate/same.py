@@ -8,8 +8,8 @@ from rich.console import Console
 
 from orchestrator.evaluate.display import Steps
 from orchestrator.evaluate.plan import Plan
-from orchestrator.evaluate.record import context_of, folder_of, own_device
-from orchestrator.runs.display import say
+from orchestrator.evaluate.record import check_folder, context_of, folder_of, own_device
+from orchestrator.runs.display import say, warn
 from ssl_core.errors import InputError
 from ssl_core.evaluation.duplicates import Duplicates, find_duplicates
 from ssl_core.evaluation.metrics import layers_measured
@@ -18,6 +18,7 @@ from ssl_core.pictures.duplicates import group_picture
 from ssl_core.pictures.run import save_figure
 from ssl_core.schema.evaluation import DuplicatesConfig
 
+FEW = 200  # images of train below which the threshold is a guess
 LISTED, MEMBERS = 10, 4  # groups that are shown in the terminal, images of each
 LIST, PICTURE = "duplicates.csv", "duplicates.png"
 
@@ -31,6 +32,7 @@ def duplicates(plan: Plan, output: Path | None, console: Console) -> Duplicates:
     (config,) = plan.config.evaluation
     assert isinstance(config, DuplicatesConfig)
     folder = (output or folder_of(plan)).absolute()
+    check_folder(folder)
     with Steps(console) as steps:
         context = context_of(plan, own_device(), steps.tell)
         layer = layers_measured(config, context.depth)[-1] - 1
@@ -73,10 +75,14 @@ def _show(found: Duplicates, plan: Plan, console: Console) -> None:
         highlight=False,
     )
     if plan.images.val is not None:
-        console.print(f"{found.leaked} of {len(plan.images.val)} images of val are in train too", highlight=False)
+        console.print(f"{found.leaked} of {len(plan.images.val)} images of val look like one of train", highlight=False)
+    if train < FEW and found.groups:
+        warn(console, f"of {train} images little can be said of how alike neighbours are: look at the picture")
     for number, group in enumerate(found.groups[:LISTED], start=1):
         members = [
             f"{m.split} {getattr(plan.images, m.split).where(m.index)} ({m.similarity:.3f})" for m in group[:MEMBERS]
         ]
         more = f" and {len(group) - MEMBERS} more" if len(group) > MEMBERS else ""
         say(console, "{number}: {members}{more}", number=number, members=", ".join(members), more=more)
+    if len(found.groups) > LISTED:
+        console.print(f"and {len(found.groups) - LISTED} groups more, in {LIST}", highlight=False)

@@ -85,7 +85,10 @@ def claimed(folder: Path, new: bool) -> Iterator[None]:
         yield
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output: {folder} cannot be made: {error.strerror}") from error
     try:
         with _locked(folder):
             if new and _is_used(folder):

@@ -3,7 +3,7 @@
 import base64
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from ssl_core.evaluation.metrics import by_layer, layers_of
 from ssl_core.files import write_atomically
 from ssl_core.pictures.run import draw_plots
 from ssl_core.training.history import History
+from ssl_core.use.opening import open_subject
 
 REPORT_FILE, FOLDER = "report.html", "report"
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
@@ -55,11 +56,15 @@ class Report:
 
     Attributes:
         summary: what it wrote at its end; empty before.
+        results: files of what `strata evaluate` has measured of it.
+        digest: of its weights, once there are some.
     """
 
     run: Run
     records: Sequence[Record]
     summary: Mapping[str, Any]
+    results: Sequence[Path] = ()
+    digest: str | None = None
 
     @property
     def trained(self) -> Record | None:
@@ -92,10 +97,10 @@ class Report:
         return said or [f"Loss {first.get('loss', last['loss']):.3f} → {last['loss']:.3f}."]
 
     def measured(self) -> dict[str, float]:
-        """The metrics of layers that `strata evaluate` has found of this run."""
+        """The metrics of layers that `strata evaluate` has found of the run's weights."""
         found: dict[str, float] = {}
-        for file in self._results():
-            found |= results.figures(file)
+        for file in self.results if self.digest is not None else ():
+            found |= results.figures(file, self.digest)
         return found
 
     def warnings(self) -> list[str]:
@@ -121,12 +126,13 @@ class Report:
         found = []
         if self.trained is not None and by_layer(self.trained):
             found.append(_table("Every layer after training", self.trained))
-        for file in self._results():
+        for file in self.results:
             table = _table(f"strata evaluate: {file.parent.name}", results.figures(file))
             known = results.read(file)
             about = known["of"]
             table.note = f"weights {about['weights'][:8]}, epoch {about['epoch']}; {_images_of(about)}"
-            whole = {name: value for entry in known["results"].values() for name, value in entry["whole"].items()}
+            entries = [entry for entry in known["results"].values() if entry["of"] == about]
+            whole = {name: value for entry in entries for name, value in entry["whole"].items()}
             table.lines = whole_lines(whole)
             pictures = sorted((file.parent / "plots").glob("*.png"))
             table.pictures = {path.stem: _as_text(path) for path in pictures}
@@ -160,24 +166,34 @@ class Report:
             said.append(f"{duration(known['seconds'])} on {known.get('device')}, {known.get('workers')} worker(s)")
         return ", ".join(said)
 
-    def _results(self) -> list[Path]:
-        return sorted(self.run.output.glob(f"evaluation/*/{results.FILE}"))
 
+def read_report(run: Run, tell: Callable[[str], None] = lambda _: None) -> Report:
+    """What is known of a run by its folder.
 
-def read_report(run: Run) -> Report:
-    """What is known of a run by its folder."""
+    Args:
+        tell: hears of files that cannot be read.
+    """
     file = run.output / "summary.json"
     summary = json.loads(file.read_text()) if file.is_file() else {}
-    return Report(run, History.read(run.output), summary)
+    readable = []
+    for measured in sorted(run.output.glob(f"evaluation/*/{results.FILE}")):
+        try:
+            results.read(measured)
+        except InputError as error:
+            tell(f"left out: {error}")
+        else:
+            readable.append(measured)
+    digest = open_subject(str(run.output)).digest if run.model_file.is_file() else None
+    return Report(run, History.read(run.output), summary, readable, digest)
 
 
-def write_report(run: Run, tell: Any) -> Path:
+def write_report(run: Run, tell: Callable[[str], None]) -> Path:
     """The page of a run, into its folder, and for MLflow.
 
     Args:
         tell: hears what the page lacks, and why.
     """
-    report = read_report(run)
+    report = read_report(run, tell)
     pictures = draw_plots(report.records, run.plots) if report.records else []
     shown = {TITLES.get(path.stem, path.stem.replace("_", " ")): path for path in pictures}
     for kind in ("neighbors", "masks"):

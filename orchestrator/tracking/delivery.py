@@ -90,8 +90,8 @@ class Delivery:
         if former is not None:
             target.replace(former)
             tell(
-                f"figures of {self.folder.name} are others than MLflow got before: they are in its run {target.run_id} "
-                f"now, and {former} is where deleted runs are"
+                f"MLflow had other figures of {self.folder.name}: those of now are in a new run of its, "
+                f"{target.run_id}, and the former one, {former}, is among its deleted runs"
             )
         self.receipt = Receipt(self.store.uri, target.run_id, rewritten=rewritten)
         for words in refused:

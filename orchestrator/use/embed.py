@@ -20,12 +20,10 @@ from ssl_core.files import as_path
 from ssl_core.networks.weights import is_hub
 from ssl_core.recipes import Setting
 from ssl_core.use.embed import Output, Told, describe, write_shard
-from ssl_core.use.opening import open_subject
+from ssl_core.use.opening import OF_ITS_IMAGES, open_subject
 from ssl_core.use.subject import Subject
 
 NAMED = 5  # broken images that are named
-OF_THE_RUN = ("val", "limit", "split", "name_column", "label_column", "label_above")
-"""Keys of `data` that say something of a run's images, and nothing of others."""
 SHARDS_PER_WORKER = 4  # at least so many, that all are busy to the end
 
 
@@ -56,7 +54,7 @@ class Wish:
 
     def settings(self) -> list[str | Setting]:
         """The images in the place of the run's own, of which nothing but the column of images stays; what was typed."""
-        anew = dict.fromkeys(OF_THE_RUN) | {"labels": "auto", "train": self.data}
+        anew = OF_ITS_IMAGES | {"train": self.data}
         own = [Setting(f"data.{key}", value) for key, value in anew.items()]
         return [*own, Setting("scaling.workers", self.workers), *self.words]
 

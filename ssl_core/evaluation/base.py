@@ -268,7 +268,7 @@ def check_evaluator(evaluator: EvaluatorConfig, config: RunConfig, images: Image
         raise InputError(f"{place}.{about}{error}") from error
     if evaluator.needs_labels and not looked_at.labelled:
         whose = "" if evaluator.data is None else f"{place}."
-        raise InputError(f"{whose}data: {evaluator.kind} needs labels, in train and in val")
+        raise InputError(f"{whose}data: {evaluator.kind} needs labels of two classes or more, in train and in val")
     try:
         evaluator.load().check(evaluator, looked_at)
     except InputError as error:

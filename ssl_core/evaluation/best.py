@@ -30,7 +30,7 @@ def choose(metrics: Mapping[str, float]) -> BestLayer | None:
     """The best layer of an encoder by its metrics; None where nothing of several layers was measured."""
     for name in BY:
         values = layers_of(metrics, name)
-        if len(values) > 1:
+        if len(set(values.values())) > 1:
             higher = known(f"{name}/last").higher
             layer = (max if higher else min)(values, key=lambda number: values[number])
             return BestLayer(layer, name, values[layer])

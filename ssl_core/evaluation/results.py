@@ -56,9 +56,11 @@ class Results:
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]):
-        self.folder, self.about = folder, dict(about)
+        self.folder, self.about = folder, json.loads(json.dumps(dict(about)))  # as a file has it
         self.file = folder / FILE
-        self._there: dict[str, dict[str, Any]] = read(self.file).get("results", {}) if self.file.exists() else {}
+        known = read(self.file) if self.file.exists() else {}
+        self._there: dict[str, dict[str, Any]] = known.get("results", {})
+        self._last = known.get("of")
         self._own: dict[str, Found] = {}
 
     def of(self, config: EvaluatorConfig) -> Found:
@@ -71,6 +73,11 @@ class Results:
     def have(self, evaluators: Iterable[EvaluatorConfig]) -> bool:
         """Whether nothing is left to measure."""
         return all(self.of(config).finished for config in evaluators)
+
+    @property
+    def are_the_last(self) -> bool:
+        """Whether the file's last evaluation was of the same weights and images."""
+        return self._last == self.about
 
     def key(self, config: EvaluatorConfig) -> str:
         """Stands for all that decides what an evaluator finds."""
@@ -126,17 +133,21 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def figures(file: Path, digest: str | None = None) -> dict[str, float]:
-    """The metrics of layers that a file of results has, by their names in logs.
+    """The metrics of layers that the last evaluation in a file of results has, by their names in logs.
+
+    What it holds of other weights or images is left out.
 
     Args:
         digest: only if they are of these weights.
     """
     known = read(file)
-    if digest is not None and known.get("of", {}).get("weights") != digest:
+    of = known.get("of", {})
+    if digest is not None and of.get("weights") != digest:
         return {}
     return {
         f"{_named(entry)}{name}/layer_{int(layer):02d}": value
         for entry in known["results"].values()
+        if entry["of"] == of
         for layer, values in entry["layers"].items()
         for name, value in values.items()
     }
@@ -181,6 +192,7 @@ def _restored(config: EvaluatorConfig, known: Mapping[str, Any] | None) -> Found
 
 def _written(found: Found, about: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "of": dict(about),
         "evaluator": found.config.model_dump(mode="json"),
         "version": found.config.version,
         "layers": {str(layer + 1): values for layer, values in sorted(found.layers.items())},

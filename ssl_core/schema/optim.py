@@ -39,7 +39,10 @@ class OptimConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "OptimConfig":
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs}); "
+                "warmup_epochs=0 does without"
+            )
         if self.warm_heads >= self.epochs:
             raise ValueError(f"warm_heads ({self.warm_heads:g}) must be less than epochs ({self.epochs})")
         return self

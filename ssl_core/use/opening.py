@@ -1,18 +1,17 @@
 """A trained encoder by any of its names: a run's folder, a file of weights, a model of timm's."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ssl_core import methods, recipes
 from ssl_core.errors import InputError
 from ssl_core.files import as_path, is_file, local_copy
 from ssl_core.networks.encoder import Encoder
-from ssl_core.networks.weights import Fit, is_hub, load_weights
+from ssl_core.networks.weights import Fit, backbone_of, is_hub, load_weights
 from ssl_core.recipes import Setting
 from ssl_core.recipes.read import Layer, parse_override
 from ssl_core.schema.run import RunConfig
@@ -21,6 +20,12 @@ from ssl_core.use.subject import Subject
 
 SETTABLE = ("data", "views", "evaluation", "scaling", "tracking", "seed", "name")
 """Sections that may be set for a trained encoder: the others say how it was trained."""
+
+
+OF_ITS_IMAGES = {"val": None, "limit": None, "split": None, "labels": "auto"} | dict.fromkeys(
+    ("name_column", "label_column", "label_above")
+)
+"""Keys of `data` that say something of a run's own images and nothing of others, and what they are for others."""
 
 
 def open_subject(what: str, words: Sequence[str | Setting] = (), checkpoint: int | None = None) -> Subject:
@@ -52,7 +57,10 @@ def _of_run(folder: Path, words: Sequence[str | Setting], checkpoint: int | None
     file = folder / "config.yaml"
     if not file.is_file():
         raise InputError(f"WHAT: {folder} is no run's folder (it has no config.yaml)")
-    config = recipes.load(file, _checked(words, SETTABLE))
+    settings = _checked(words, SETTABLE)
+    if any(setting.key == "data.train" for setting in settings):  # what is said of its own images says nothing of these
+        settings = [*(Setting(f"data.{key}", value) for key, value in OF_ITS_IMAGES.items()), *settings]
+    config = recipes.load(file, settings)
     model_file = folder / "model.safetensors"
     own_norms = config.distill is not None and config.distill.per_layer_norm
     if checkpoint is None and model_file.is_file() and not own_norms:
@@ -103,15 +111,7 @@ def _of_weights(what: str, words: Sequence[str | Setting], checkpoint: int | Non
 
 def _backbone_of(what: str) -> dict[str, Any]:
     """What the weights themselves say of their model: Strata's files all of it, a hub its name, others nothing."""
-    if what.startswith("timm:"):
-        return {"name": what.partition(":")[2]}
-    if not what.endswith(".safetensors"):
-        return {}
-    try:
-        with local_copy(as_path(what)) as file, safe_open(file, "pt") as found:
-            return json.loads((found.metadata() or {}).get("backbone", "{}"))
-    except (SafetensorError, ValueError):
-        return {}  # whoever reads the weights says what is wrong
+    return {"name": what.partition(":")[2]} if what.startswith("timm:") else backbone_of(what)
 
 
 def _tensors(file: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ssl_core.errors import InputError
 from ssl_core.networks.encoder import Encoder
 from ssl_core.networks.weights.containers import Candidate, candidates
-from ssl_core.networks.weights.reading import read
+from ssl_core.networks.weights.reading import backbone_of, read
 
 LEAST = 0.9  # of an encoder's parameters that must be found
 NAMED = 4  # names in a list of what is missing
@@ -79,10 +79,18 @@ def fit_weights(encoder: Encoder, stored: Any, where: str) -> Fit:
         raise InputError(
             f"{where}: not the weights of {encoder.name}: {fit.share:.0%} of its parameters found"
             f"{f' under {fit.place}' if fit.place else ''}; not found, or of another shape: {_some(fit.missing)}; "
-            f"left over: {_some(fit.left_over) or 'nothing'}"
+            f"left over: {_some(fit.left_over) or 'nothing'}{_of_themselves(where)}"
         )
     model.load_state_dict(tensors, strict=False)
     return fit
+
+
+def _of_themselves(where: str) -> str:
+    """What weights that Strata wrote say of the network that they are of."""
+    said = backbone_of(where)
+    kept = {key: said[key] for key in ("name", "image_size", "patch_size", "pool", "kwargs") if said.get(key)}
+    written = ", ".join(f"backbone.{key}={value}" for key, value in kept.items()).replace("'", "")
+    return f"\nthey say that they are of {written}" if kept else ""
 
 
 def _fitted(candidate: Candidate, model: nn.Module, wanted: Mapping[str, Tensor]) -> tuple[Fit, dict[str, Tensor], int]:

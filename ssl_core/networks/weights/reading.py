@@ -1,6 +1,7 @@
 """What a file of weights holds, read without executing anything in it; a hub's weights, where a hub is named."""
 
 import argparse
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -39,6 +40,21 @@ def read(where: str) -> Any:
         InputError: nothing is there, it is no file of weights, or it holds more than tensors and plain values.
     """
     return _download(where) if is_hub(where) else _read_file(_file_of(where))
+
+
+def backbone_of(where: str) -> dict[str, Any]:
+    """The `backbone` section that a file of Strata's says it was written with; nothing of other files."""
+    if is_hub(where):
+        return {}
+    file = _file_of(where)
+    if file.suffix != ".safetensors":
+        return {}
+    try:
+        with local_copy(file) as local, safe_open(local, "pt") as found:
+            said = json.loads((found.metadata() or {}).get("backbone", "{}"))
+    except (SafetensorError, ValueError, OSError):
+        return {}  # whoever reads the weights says what is wrong
+    return said if isinstance(said, dict) else {}
 
 
 def _file_of(where: str) -> Path:
@@ -103,7 +119,9 @@ def _download(where: str) -> Mapping[str, Tensor]:
         with torch.random.fork_rng(devices=[]):  # the run's own draws stay what they are with a file
             return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # of timm, of the hub's client, of the network
-        why = (str(error).strip().splitlines() or [""])[0][:200]
+        why = (str(error).strip().splitlines() or [""])[0]
+        if type(error).__name__ == "LocalEntryNotFoundError":
+            why = "the hub cannot be reached, and it was not downloaded before"
         raise InputError(f"{where}: cannot be downloaded: {type(error).__name__}: {why}") from error
 
 

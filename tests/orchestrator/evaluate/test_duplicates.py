@@ -43,7 +43,7 @@ def test_copies_are_found_and_listed(runs: list[Path], images: Path, tmp_path: P
     assert {row["set"] for row in rows if Path(row["image"]).name == "leak.png"} == {"val"}
     assert found.leaked == sum(row["set"] == "val" for row in rows)
     assert (tmp_path / "duplicates.png").stat().st_size > 5_000
-    assert "of 7 images of val are in train too" in console.export_text()
+    assert "of 7 images of val look like one of train" in console.export_text()
 
 
 def test_too_few_images_are_refused(runs: list[Path], images: Path, tmp_path: Path) -> None:

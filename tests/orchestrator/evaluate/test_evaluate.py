@@ -17,7 +17,7 @@ from orchestrator.tracking.store import Store
 from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError
 from ssl_core.evaluation.measure import measure
-from ssl_core.evaluation.results import Results, describe
+from ssl_core.evaluation.results import Results, describe, figures
 from ssl_core.training.history import History
 from ssl_core.use.best import best_layer
 
@@ -99,6 +99,24 @@ def test_other_weights_images_or_settings_are_measured_anew(runs: list[Path]) ->
     assert Results(first.folder, fewer).key(config) != first.results.key(config)
 
 
+def test_a_file_of_results_speaks_of_one_set_of_images_at_a_time(runs: list[Path], tmp_path: Path) -> None:
+    whole, _ = evaluated(runs[0], kinds=("knn",), output=tmp_path / "own")
+    few, _ = evaluated(runs[0], kinds=("knn",), words=("data.limit=40",), output=tmp_path / "own")
+    file = tmp_path / "own" / "results.json"
+    of_layers = {name: value for name, value in few.metrics.items() if "/layer_" in name}
+    assert figures(file) == of_layers
+    again, _ = evaluated(runs[0], kinds=("knn",), output=tmp_path / "own")
+    assert again.metrics == whole.metrics
+    assert figures(file) == {name: value for name, value in whole.metrics.items() if "/layer_" in name}
+    assert figures(file, "of other weights") == {}
+
+
+def test_a_folder_of_something_else_gets_no_results(runs: list[Path], folders: Path) -> None:
+    with pytest.raises(InputError, match="--output: .*holds something else than results"):
+        evaluated(runs[0], kinds=("knn",), output=folders / "train")
+    assert not (folders / "train" / "results.json").exists()
+
+
 def test_chosen_layers_alone_are_measured(runs: list[Path], tmp_path: Path) -> None:
     found, _ = evaluated(runs[0], kinds=("knn",), layers="last", output=tmp_path / "last")
     assert {name for name in found.metrics if name.startswith("knn/")} == {"knn/layer_02", "knn/last", "knn/best"}
@@ -124,8 +142,9 @@ def test_without_labels_a_suite_measures_the_rest_and_a_name_is_refused(runs: li
 
 
 def test_two_workers_find_what_one_process_does(runs: list[Path], tmp_path: Path, ray_session: None) -> None:
-    alone, _ = evaluated(runs[1])
-    shared, _ = evaluated(runs[1], words=("scaling.workers=2",), output=tmp_path / "two")
+    kinds = ("knn", "linear", "geometry")
+    alone, _ = evaluated(runs[1], kinds=kinds)
+    shared, _ = evaluated(runs[1], kinds=kinds, words=("scaling.workers=2",), output=tmp_path / "two")
     assert shared.metrics.keys() == alone.metrics.keys()
     assert shared.metrics == pytest.approx(alone.metrics, rel=1e-3, abs=1e-5)
     assert all(found.finished for found in shared.found)
@@ -168,7 +187,7 @@ def test_the_best_layer_is_that_of_the_measured_weights(runs: list[Path]) -> Non
     ("what", "wish", "words"),
     [
         ("nowhere", {}, "nowhere is "),
-        (None, {"kinds": ("knn",), "layers": "7"}, r"\[7\] of a backbone with layers 1 to 2"),
+        (None, {"kinds": ("knn",), "layers": "7"}, r"--layers: the encoder has layers 1 to 2 \(given: 7\)"),
         (None, {"kinds": ("knn",), "layers": "first"}, "--layers: expected all, last"),
         (None, {"kinds": ("kn",)}, "evaluation.0.kind: expected one of .*did you mean knn"),
         (None, {"suite": "quik"}, "no suite named quik.*did you mean quick"),
