@@ -112,7 +112,7 @@ def test_a_file_of_results_speaks_of_one_set_of_images_at_a_time(runs: list[Path
 
 
 def test_a_folder_of_something_else_gets_no_results(runs: list[Path], folders: Path) -> None:
-    with pytest.raises(InputError, match="--output: .*holds something else than results"):
+    with pytest.raises(InputError, match=r"--output: .*holds something else than results"):
         evaluated(runs[0], kinds=("knn",), output=folders / "train")
     assert not (folders / "train" / "results.json").exists()
 
