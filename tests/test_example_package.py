@@ -13,6 +13,7 @@ tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tom
 PACKAGE = Path(__file__).parent / "example_package"
 RUN = """
 import json, sys
+from contextlib import closing
 import torch
 from ssl_core import recipes
 from ssl_core.data.sources import open_images
@@ -29,10 +30,9 @@ def losses(words, workers=1):
 
 
 if __name__ == "__main__":
-    ranks = Ranks(2)
     cases = json.loads(sys.argv[1])
-    print(json.dumps({name: [losses(words), ranks(losses, words, 2)[0]] for name, words in cases.items()}))
-    ranks.close()
+    with closing(Ranks(2)) as ranks:
+        print(json.dumps({name: [losses(words), ranks(losses, words, 2)[0]] for name, words in cases.items()}))
 """
 TINY = [
     "data.train=stripes:64",

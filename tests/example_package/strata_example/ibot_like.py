@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ssl_core import distributed
+from ssl_core import distributed, schedules
 from ssl_core.batch import Batch
 from ssl_core.networks.heads import PrototypeHead
 from ssl_core.networks.layers import Hide, Want
@@ -44,7 +44,7 @@ class IBOTLike(Objective[IBOTLikeConfig]):
         self.center.lerp_(distributed.mean_over_ranks(targets.mean(dim=0)), 0.1)
 
     def momentum(self, progress: float) -> float:
-        return self.config.momentum
+        return schedules.cosine(progress, self.config.momentum, 1.0)
 
     @property
     def taught(self) -> nn.Module:

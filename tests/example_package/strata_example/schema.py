@@ -38,7 +38,7 @@ class IBOTLikeConfig(ObjectiveConfig, implementation="strata_example.ibot_like:I
     name: Literal["ibot-like"]
     output_dim: PositiveInt = Field(32, description="number of prototypes")
     mask: RandomMaskConfig = Field(default_factory=lambda: RandomMaskConfig(share=0.4))
-    momentum: Fraction = Field(0.99, description="of the EMA teacher")
+    momentum: Fraction = Field(0.996, description="of the EMA teacher; rises to 1 by cosine")
 
 
 class NormsConfig(EvaluatorConfig, implementation="strata_example.norms:Norms"):

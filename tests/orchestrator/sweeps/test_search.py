@@ -57,7 +57,7 @@ def _damaged(folders: Path, tmp_path: Path) -> str:
     return str(copy)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.searchers)])
 def test_pbt_hands_on_weights_and_settings(workers: int, folders: Path, tmp_path: Path) -> None:
     # Workers start anew after every round, which takes its time.
     epochs, trains = (3, [_damaged(folders, tmp_path)]) if workers == 1 else (2, [])

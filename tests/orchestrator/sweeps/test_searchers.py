@@ -17,7 +17,7 @@ RARE = pytest.mark.searchers  # what others are like, and few people take
         {"searcher": "optuna", "repeats": 2},
         pytest.param({"searcher": {"name": "optuna", "sampler": "cmaes"}, "scheduler": "median"}, marks=RARE),
         pytest.param({"searcher": "hyperopt"}, marks=RARE),
-        {"searcher": "bohb", "scheduler": "bohb"},
+        pytest.param({"searcher": "bohb", "scheduler": "bohb"}, marks=RARE),
         pytest.param({"searcher": "random", "scheduler": "hyperband"}, marks=RARE),
         {"searcher": "random", "scheduler": "pbt"},
     ],

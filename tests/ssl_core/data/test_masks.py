@@ -81,7 +81,7 @@ def test_what_is_not_refused_always_leaves_something_to_see(grid: tuple[int, int
     for share in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9):
         config = BlockMaskConfig(target_scale=(share, share), targets=8)
         try:
-            config.check(grid)
+            config.check(grid, "framework.mask")
         except InputError:
             continue
         allowed += 1
