@@ -70,13 +70,13 @@ class Blocks:
         x = model._pos_embed(hide.replaced(model.patch_embed(images)))
         x = model.norm_pre(model.patch_drop(hide.dropped(x, model.num_prefix_tokens)))
         alone = (
-            1 < last == max(wanted, default=0)
+            last == max(wanted, default=0)
             and last not in want.patches
             and self.pool == "token"
             and type(model.blocks[-1]) is Block
         )
         whole = {*wanted[:-1], last - 1} if alone else set(wanted)  # the blocks whose tokens are all kept
-        found = {}
+        found = {0: x} if 0 in whole else {}
         for number, block in enumerate(model.blocks[: max(whole, default=0)], start=1):
             x = block(x)
             if number in whole:

@@ -208,13 +208,13 @@ def _probe(source: Source, key: str) -> None:
     Raises:
         InputError: none can, or one cannot be read.
     """
-    error: BrokenImage | None = None
+    error: str | None = None
     spread = [int(index) for index in np.linspace(0, len(source) - 1, min(PROBES, len(source)))]
     for place, index in enumerate(spread):
         try:
             image = read_image(source, index)
         except BrokenImage as e:
-            error = error or e
+            error = error or f"{source.where(index)}: {e}"
         except DataError as e:
             raise InputError(f"data.{key}: {e}") from e
         else:
