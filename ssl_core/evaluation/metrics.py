@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ssl_core.errors import InputError
-from ssl_core.networks.layers import chosen_layers
 from ssl_core.schema.evaluation import EvaluatorConfig
+from ssl_core.schema.layers import chosen_layers
 from ssl_core.schema.metric import Metric
 
 RUN = (

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ssl_core import schedules
-from ssl_core.networks.layers import chosen_layers
 from ssl_core.objectives.base import Objective
 from ssl_core.schema.distill import DistillConfig
+from ssl_core.schema.layers import chosen_layers
 from ssl_core.schema.types import EveryN
 
 

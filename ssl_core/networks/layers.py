@@ -5,9 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_core.errors import InputError
-from ssl_core.schema.types import EveryN
-
 
 @dataclass(frozen=True)
 class Want:
@@ -81,20 +78,3 @@ class Hide:
             return x
         patches = x[:, prefix:].gather(1, self.seen[:, :, None].expand(-1, -1, x.shape[-1]))
         return torch.cat([x[:, :prefix], patches], dim=1)
-
-
-def chosen_layers(choice: str | list[int] | EveryN, depth: int, key: str) -> list[int]:
-    """Layers, from 1, ascending, that the configuration key names: all, every nth back from the last, or a list.
-
-    Raises:
-        InputError: a layer that the backbone does not have.
-    """
-    if choice == "all":
-        return list(range(1, depth + 1))
-    if isinstance(choice, list):
-        missing = [layer for layer in choice if layer > depth]
-        if missing:
-            raise InputError(f"{key}: {missing} of a backbone with layers 1 to {depth}")
-        return sorted(set(choice))
-    assert isinstance(choice, EveryN)
-    return sorted(range(depth, 0, -choice.every))

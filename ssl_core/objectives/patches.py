@@ -13,9 +13,10 @@ from torch import Tensor
 from ssl_core import schedules
 from ssl_core.batch import Batch
 from ssl_core.errors import InputError
-from ssl_core.networks.layers import Hide, Want, chosen_layers
+from ssl_core.networks.layers import Hide, Want
 from ssl_core.networks.predictor import Predictor
 from ssl_core.objectives.base import Objective, Place, See, Seen, Step
+from ssl_core.schema.layers import chosen_layers
 from ssl_core.schema.objectives import BootlegConfig, LatentBase, MaskedBase
 
 Config = TypeVar("Config", bound=MaskedBase)
