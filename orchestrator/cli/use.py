@@ -51,21 +51,24 @@ def evaluate(
     Figures are not measured twice: the same command goes on where it was stopped. They are in the run's folder, and in
     MLflow under the run. `--address` or `scaling.workers=4` spreads the work over Ray's workers.
     """
-    from orchestrator.evaluate import compare, record
     from orchestrator.evaluate.display import list_evaluators
-    from orchestrator.evaluate.plan import Wish, make_plan
-    from orchestrator.evaluate.words import names_and_keys
     from orchestrator.runs.display import say, warn
     from ssl_core.errors import InputError
 
     if list_them:
         list_evaluators(console)
         return
-    whats, keys = names_and_keys(words or [])
-    if not 1 <= len(whats) <= 2:
+    if not words:
         raise InputError(
             "expected an encoder to evaluate, or two to compare: a run's folder, a file of weights, timm:NAME"
         )
+    from orchestrator.evaluate import compare, record  # with torch, which takes its time
+    from orchestrator.evaluate.plan import Wish, make_plan
+    from orchestrator.evaluate.words import names_and_keys
+
+    whats, keys = names_and_keys(words)
+    if not 1 <= len(whats) <= 2:
+        raise InputError(f"expected one encoder to evaluate, or two to compare; got {', '.join(whats) or 'none'}")
     chosen = tuple(kind for given in kinds or () for kind in given.split(","))
     wish = Wish(tuple(keys), suite, chosen, layers, checkpoint)
     plans = [make_plan(what, wish) for what in whats]
