@@ -1,6 +1,7 @@
 """Commands that look: `report`, `recipes`, `show`, `neighbors`, `masks`."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,10 +55,11 @@ def report(
     from orchestrator.runs.report import read_report as read_run
     from orchestrator.runs.report import write_report
 
-    run = run_at(folder, "DIR")
-    for sentence in read_run(run).answer():
+    tell = partial(warn, console)
+    of_run = read_run(run_at(folder, "DIR"), tell)
+    for sentence in of_run.answer():
         say(console, "{text}", text=sentence)
-    say(console, "page {page}", page=write_report(run, lambda message: warn(console, message)))
+    say(console, "page {page}", page=write_report(of_run, tell))
 
 
 def recipes(debug: Debug = False) -> None:

@@ -1,22 +1,29 @@
 """Commands for a trained encoder: `evaluate`, `duplicates`, `export`, `embed`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from orchestrator.cli.app import console
 from orchestrator.cli.options import PLACE, Address, Debug
 
+ENCODER = (
+    "a run's folder, its MLflow run id, a file of weights (with `backbone.name=MODEL`), or `timm:NAME`, which downloads"
+)
+
+
+def _named(metavar: str, text: str) -> Any:
+    """What stands behind such a command: encoders by whatever names them, and keys."""
+    return typer.Argument(metavar=f"{metavar} [KEY=VALUE]…", help=text, show_default=False)
+
 
 def evaluate(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="WHAT… [KEY=VALUE]…",
-            help="A run's folder, its MLflow run id, a file of weights (with `backbone.name=MODEL`), or `timm:NAME`, "
-            "which downloads; two of them are compared. Then keys: `data.train=FOLDER data.val=FOLDER`.",
-            show_default=False,
+        _named(
+            "WHAT…",
+            f"Encoders: {ENCODER}; two of them are compared. Then keys: `data.train=FOLDER data.val=FOLDER`.",
         ),
     ] = None,
     suite: Annotated[
@@ -52,7 +59,6 @@ def evaluate(
     MLflow under the run. `--address` or `scaling.workers=4` spreads the work over Ray's workers.
     """
     from orchestrator.evaluate.display import list_evaluators
-    from orchestrator.runs.display import say, warn
     from ssl_core.errors import InputError
 
     if list_them:
@@ -76,9 +82,7 @@ def evaluate(
         compare.check(plans)
     done = []
     for plan in plans:
-        say(console, "[bold]{name}[/bold]: {what}", name=plan.subject.name, what=plan.described)
-        for remark in plan.remarks:
-            warn(console, remark)
+        plan.announce(console)
         own = output if output is None or len(plans) == 1 else output / plan.subject.name
         try:
             done.append(record.evaluate(plan, own, console))
@@ -90,25 +94,11 @@ def evaluate(
         compare.compare(done[0], done[1], output, console)
 
 
-What = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="WHAT [KEY=VALUE]…",
-        help="A run's folder, its MLflow run id, a file of weights (with `backbone.name=MODEL`), or `timm:NAME`, "
-        "which downloads. Then keys.",
-        show_default=False,
-    ),
-]
-
-
 def duplicates(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="WHAT [KEY=VALUE]…",
-            help="The encoder that says what is alike: a run's folder, a file of weights, `timm:NAME`. Then keys: "
-            "`data.train=FOLDER data.val=FOLDER`.",
-            show_default=False,
+        _named(
+            "WHAT", f"The encoder that says what is alike: {ENCODER}. Then keys: `data.train=FOLDER data.val=FOLDER`."
         ),
     ] = None,
     layer: Annotated[str, typer.Option(help="Whose features are compared: last, or a number.")] = "last",
@@ -126,21 +116,16 @@ def duplicates(
     from orchestrator.evaluate.plan import Wish, make_plan
     from orchestrator.evaluate.same import duplicates as find
     from orchestrator.evaluate.words import names_and_keys
-    from orchestrator.runs.display import say, warn
-    from ssl_core.errors import InputError
 
     whats, keys = names_and_keys(words or [])
-    if len(whats) != 1:
-        raise InputError("expected one encoder: a run's folder, a file of weights, timm:NAME")
-    plan = make_plan(whats[0], Wish(tuple(keys), kinds=("duplicates",), layers=layer, option="--layer"))
-    say(console, "[bold]{name}[/bold]: {what}", name=plan.subject.name, what=plan.described)
-    for remark in plan.remarks:
-        warn(console, remark)
+    what = _one(whats, "look for duplicates with")
+    plan = make_plan(what, Wish(tuple(keys), kinds=("duplicates",), layers=layer, option="--layer"))
+    plan.announce(console)
     find(plan, output, console)
 
 
 def export(
-    words: What = None,
+    words: Annotated[list[str] | None, _named("WHAT", f"The encoder: {ENCODER}. Then keys.")] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -180,12 +165,7 @@ def export(
 def embed(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="WHAT DATA [KEY=VALUE]…",
-            help="The encoder: a run's folder, its MLflow run id, a file of weights (with `backbone.name=MODEL`), or "
-            "`timm:NAME`, which downloads. The images: a folder, Parquet, or `bundled:digits`. Then keys.",
-            show_default=False,
-        ),
+        _named("WHAT DATA", f"The encoder: {ENCODER}. The images: a folder, Parquet, or `bundled:digits`. Then keys."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The Parquet file, X.parquet; of very many images a folder X of files.", **PLACE)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.evaluate.plan import Plan
-from orchestrator.evaluate.record import Evaluation, context_of, own_device
+from orchestrator.evaluate.record import Evaluation, context_of
 from orchestrator.paths import RUNS
 from orchestrator.runs.display import say
 from ssl_core.errors import InputError
@@ -21,6 +21,7 @@ from ssl_core.files import write_atomically
 from ssl_core.pictures.evaluation import draw_comparison
 from ssl_core.pictures.layers import cka_picture
 from ssl_core.pictures.run import save_figure
+from ssl_core.use.subject import own_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ssl_core.evaluation.metrics import by_layer, find, known, layers_of
+from ssl_core.evaluation.metrics import by_layer, find, known, layers_of, title_of
 
 Record = Mapping[str, float]
 
@@ -47,37 +47,36 @@ class Steps:
 
 def layer_tables(metrics: Record, title: str, width: int) -> list[Table]:
     """Every layer that was measured, by metric, the best of each marked: as many tables as it takes for the width."""
-    shown = {name: _heading(name, metric.title) for name, metric in by_layer(metrics).items()}
-    layers = sorted({layer for name in shown for layer in layers_of(metrics, name)})
-    columns = {name: [_cell(metrics, name, layer) for layer in layers] for name in shown}
+    layers = layers_shown(metrics)
+    rows = [[text + (" ★" if best else "  ") for text, best in cells(metrics, layer)] for layer in layers]
     tables: list[Table] = []
     room = 0
-    for name, texts in columns.items():
-        need = 2 + max(*map(len, texts), *map(len, shown[name].split()))
-        if need > room or not tables:
+    for heading, texts in zip(headings(metrics), zip(*rows, strict=True), strict=True):
+        need = max(*map(len, texts), *map(len, heading.split()))
+        if need + 2 > room or not tables:
             table = Table(title=None if tables else title, title_justify="left", box=None, pad_edge=False)
             table.header_style = "bold"
             table.add_column("layer", justify="right")
             tables.append(table)
             room = width - 7
-        room -= need
-        tables[-1].add_column(shown[name], justify="right", min_width=need - 2, max_width=need - 2)
-    names = iter(columns)
+        room -= need + 2
+        tables[-1].add_column(heading, justify="right", min_width=need, max_width=need)
+    first = 0
     for table in tables:
-        own = [next(names) for _ in table.columns[1:]]
-        for place, layer in enumerate(layers):
-            table.add_row(str(layer), *(columns[name][place] for name in own))
+        own = slice(first, first := first + len(table.columns) - 1)
+        for layer, row in zip(layers, rows, strict=True):
+            table.add_row(str(layer), *row[own])
     return tables
 
 
-def _heading(name: str, title: str) -> str:
-    return (f"{name.partition('.')[0]}: " if "." in name else "") + title
+def headings(metrics: Record) -> list[str]:
+    """What stands above the cells of a row, one a metric."""
+    return [title_of(name) for name in by_layer(metrics)]
 
 
-def _cell(metrics: Record, name: str, layer: int) -> str:
-    found = dict(zip(by_layer(metrics), cells(metrics, layer), strict=True))
-    text, best = found[name]
-    return text + (" ★" if best else "  ")
+def layers_shown(metrics: Record) -> list[int]:
+    """The layers that such a table has a row for."""
+    return sorted({layer for name in by_layer(metrics) for layer in layers_of(metrics, name)})
 
 
 def cells(metrics: Record, layer: int) -> list[tuple[str, bool]]:

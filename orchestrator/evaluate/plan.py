@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from orchestrator.runs.display import say, warn
 from orchestrator.runs.folder import absolute_paths
 from ssl_core.data.sources import open_images
 from ssl_core.data.sources.base import Images
@@ -118,6 +121,12 @@ class Plan:
         asked = ", ".join(evaluator.named(evaluator.kind) for evaluator in self.config.evaluation)
         val = "" if images.val is None else f", val {len(images.val)}"
         return f"{backbone.name} at {backbone.image_size} px on {len(images.train)} images{val}: {asked}"
+
+    def announce(self, console: Console) -> None:
+        """Say what is going to be done, and what may not be meant."""
+        say(console, "[bold]{name}[/bold]: {what}", name=self.subject.name, what=self.described)
+        for remark in self.remarks:
+            warn(console, remark)
 
 
 def make_plan(what: str, wish: Wish) -> Plan:

@@ -2,10 +2,10 @@
 
 import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,22 +14,22 @@ from orchestrator.evaluate.display import Steps, layer_tables, whole_lines
 from orchestrator.evaluate.plan import Plan
 from orchestrator.paths import RUNS
 from orchestrator.runs.display import duration, say, warn
-from orchestrator.runs.folder import LOCK, check_writable, claimed
-from orchestrator.tracking.faults import StoreAway, Undelivered
+from orchestrator.runs.folder import LOCK, check_writable, claimed, usable
 from orchestrator.tracking.mlflow import Tracker, source_tags
 from orchestrator.tracking.outbox import OUTBOX
 from orchestrator.tracking.receipt import known_run
 from orchestrator.tracking.store import Store
 from ssl_core import recipes
+from ssl_core.data.loading import loader_count
 from ssl_core.errors import InputError
-from ssl_core.evaluation.base import source_of
 from ssl_core.evaluation.features import Context
 from ssl_core.evaluation.measure import Told, measure
 from ssl_core.evaluation.results import FILE, Found, Results, describe
 from ssl_core.files import write_atomically
 from ssl_core.pictures.evaluation import draw_evaluation
+from ssl_core.training.health import describe_broken
+from ssl_core.use.subject import own_device
 
-NAMED = 5  # broken images in a warning
 OURS = (FILE, OUTBOX, LOCK, "duplicates.csv", "differences.json", "plots")  # of which a folder of results has some
 FOLDER = "evaluation"  # in a run's folder: what was measured of it after training, a folder an evaluation
 
@@ -79,33 +79,28 @@ def evaluate(plan: Plan, output: Path | None, console: Console) -> Evaluation:
     about = describe(plan.config, plan.images, subject.name, subject.digest, subject.epoch)
     with claimed(folder, new=False):
         tracker = _tracker(plan, folder)
+        deliver = partial(tracker.deliver_if_possible, lambda message: warn(console, message))
         results = Results(folder, about)
         if tracker.ended and results.have(plan.config.evaluation) and results.are_the_last:
-            _deliver(tracker, console)
+            deliver()
             return Evaluation(plan, results, [results.of(config) for config in plan.config.evaluation])
         tracker.open()
         try:
             with Steps(console) as steps:
-                results, found, broken = _measured(plan, folder, about, steps.tell)
+                context = context_of(plan, own_device(), steps.tell)
+                found = _measured(plan, context, results, steps.tell)
         except BaseException:
             tracker.finish("FAILED")
-            _deliver(tracker, console)
+            deliver()
             raise
-        if broken:
-            warn(console, _broken(plan, broken))
+        if context.broken:
+            warn(console, describe_broken(sorted(context.broken), plan.config, plan.images))
         evaluation = Evaluation(plan, results, found)
         results.save()
         _write_down(evaluation, tracker)
         tracker.finish("FINISHED")
-        _deliver(tracker, console)
+        deliver()
     return evaluation
-
-
-def _broken(plan: Plan, broken: Sequence[tuple[str, int]]) -> str:
-    """A warning that names some images that cannot be decoded."""
-    named = [source_of(name, plan.config, plan.images).where(index) for name, index in broken[:NAMED]]
-    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-    return f"cannot decode {', '.join(named)}{more}; other images take their place"
 
 
 def check_folder(folder: Path) -> None:
@@ -114,11 +109,9 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: it cannot be used.
     """
-    try:
+    with usable(folder):
         check_writable(folder)
         others = folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in OURS)
-    except Exception as error:  # each kind of store has its own
-        raise InputError(f"--output: {folder} cannot be used: {type(error).__name__}: {error}") from error
     if others:
         raise InputError(f"--output: {folder} holds something else than results; name another folder")
 
@@ -133,36 +126,24 @@ def _write_down(evaluation: Evaluation, tracker: Tracker) -> None:
     tracker.log_files([(folder / FILE, None), (folder / "table.txt", None), *((path, "plots") for path in pictures)])
 
 
-def _measured(
-    plan: Plan, folder: Path, about: Mapping[str, Any], tell: Told
-) -> tuple[Results, list[Found], list[tuple[str, int]]]:
-    """In this process, or, on a cluster or with several workers, in those of Ray; with images met that are broken."""
+def _measured(plan: Plan, context: Context, results: Results, tell: Told) -> list[Found]:
+    """In this process, or, on a cluster or with several workers, in those of Ray."""
     from orchestrator.cluster.connect import embedded
 
-    results = Results(folder, about)
     if not results.have(plan.config.evaluation) and (plan.config.scaling.bounds[1] > 1 or not embedded()):
         from orchestrator.evaluate.workers import measure_on_ray
 
-        measure_on_ray(plan, folder, about, tell)
-        results = Results(folder, about)
-    context = context_of(plan, own_device(), tell)
-    found = measure(context, results, tell)
-    return results, found, sorted(context.broken)
+        measure_on_ray(plan, results.folder, results.about, tell)
+        results.read_again()
+    return measure(context, results, tell)
 
 
 def context_of(plan: Plan, device: torch.device, tell: Told) -> Context:
     """What evaluators see of a plan's encoder and images."""
     subject, config = plan.subject, plan.config
-    subject.encoder.to(device)
-    loaders = config.data.workers
-    if loaders is None:
-        loaders = min(torch.get_num_threads() - 1, 8)
+    subject.to(device)
+    loaders = loader_count(config.data.workers)
     return Context(subject.look, subject.encoder, plan.images, config, device, loaders, tell=tell)
-
-
-def own_device() -> torch.device:
-    """Where this process compares features."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _tracker(plan: Plan, folder: Path) -> Tracker:
@@ -187,35 +168,30 @@ def _tracker(plan: Plan, folder: Path) -> Tracker:
     return Tracker(config.tracking, folder, name, params, tags, parent)
 
 
-def _deliver(tracker: Tracker, console: Console) -> None:
-    try:
-        tracker.deliver(lambda message: warn(console, message))
-    except (StoreAway, Undelivered) as error:
-        warn(console, f"{error}; later: strata sync {shlex.quote(str(tracker.folder))}")
-
-
 def _text(evaluation: Evaluation) -> str:
     """The table as a file has it."""
-    console = Console(file=io.StringIO(), width=240)
+    text = io.StringIO()
     subject = evaluation.plan.subject
-    for table in layer_tables(evaluation.metrics, f"{subject.name}, {subject.config.backbone.name}", console.width):
+    _print(evaluation, f"{subject.name}, {subject.config.backbone.name}", Console(file=text, width=240))
+    return text.getvalue()
+
+
+def _print(evaluation: Evaluation, title: str, console: Console) -> None:
+    """What was measured of the layers, and of the network as a whole."""
+    for table in layer_tables(evaluation.metrics, title, console.width):
         console.print(table)
     for line in whole_lines(evaluation.metrics):
         console.print(line, highlight=False)
-    return console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
 
 
 def show(evaluation: Evaluation, console: Console) -> None:
     """The end of an evaluation: the table, which layer to take, where things lie."""
     from ssl_core.evaluation.best import choose
 
-    metrics, subject = evaluation.metrics, evaluation.plan.subject
+    subject = evaluation.plan.subject
     epoch = "" if subject.epoch is None else f", epoch {subject.epoch}"
-    for table in layer_tables(metrics, f"{subject.name}{epoch}: {evaluation.plan.wish.name}", console.width):
-        console.print(table)
-    for line in whole_lines(metrics):
-        console.print(line, highlight=False)
-    chosen = choose(metrics)
+    _print(evaluation, f"{subject.name}{epoch}: {evaluation.plan.wish.name}", console)
+    chosen = choose(evaluation.metrics)
     if chosen is not None:
         say(console, "best layer by {by}: [bold]{layer}[/bold]", by=chosen.by, layer=chosen.layer)
     seconds = sum(found.seconds for found in evaluation.found)

@@ -8,15 +8,15 @@ from rich.console import Console
 
 from orchestrator.evaluate.display import Steps
 from orchestrator.evaluate.plan import Plan
-from orchestrator.evaluate.record import check_folder, context_of, folder_of, own_device
+from orchestrator.evaluate.record import check_folder, context_of, folder_of
 from orchestrator.runs.display import say, warn
-from ssl_core.errors import InputError
 from ssl_core.evaluation.duplicates import Duplicates, find_duplicates
 from ssl_core.evaluation.metrics import layers_measured
 from ssl_core.files import write_atomically
 from ssl_core.pictures.duplicates import group_picture
 from ssl_core.pictures.run import save_figure
 from ssl_core.schema.evaluation import DuplicatesConfig
+from ssl_core.use.subject import own_device
 
 FEW = 200  # images of train below which the threshold is a guess
 LISTED, MEMBERS = 10, 4  # groups that are shown in the terminal, images of each
@@ -37,8 +37,7 @@ def duplicates(plan: Plan, output: Path | None, console: Console) -> Duplicates:
         context = context_of(plan, own_device(), steps.tell)
         layer = layers_measured(config, context.depth)[-1] - 1
         found = find_duplicates(context, layer, config.max_train, config.max_val)
-    if found is None:
-        raise InputError("duplicates are looked for by one process")
+    assert found is not None, "in one process"
     folder.mkdir(parents=True, exist_ok=True)
     _write_list(found, plan, folder / LIST)
     _show(found, plan, console)

@@ -25,15 +25,12 @@ def measure_on_ray(plan: Plan, folder: Path, about: Mapping[str, Any], tell: Tol
         WorkFailed: a worker failed.
     """
     import ray
-    from ray.train import FailureConfig, ScalingConfig
-    from ray.train import RunConfig as TrainRunConfig
 
-    from orchestrator.cluster.connect import connected, environment, ray_storage
-    from orchestrator.cluster.ray_private import trainer_class
+    from orchestrator.cluster.connect import connected, environment
     from orchestrator.cluster.room import worker_share
     from orchestrator.cluster.seen import check_seen
     from orchestrator.errors import WorkFailed
-    from orchestrator.runs.supervise import LEAN
+    from orchestrator.runs.supervise import LEAN, make_trainer
 
     scaling = plan.config.scaling
     with connected():
@@ -41,27 +38,15 @@ def measure_on_ray(plan: Plan, folder: Path, about: Mapping[str, Any], tell: Tol
         folder.mkdir(parents=True, exist_ok=True)
         check_seen(folder, plan.config.paths)
         board: Any = ray.remote(num_cpus=0)(Board).remote()
-        resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
-        never: Any = FailureConfig  # typed as a former one
-        trainer = trainer_class()(
-            evaluate_worker,
-            train_loop_config={
-                "what": plan.what,
-                "wish": plan.wish,
-                "folder": str(folder),
-                "about": dict(about),
-                "board": board,
-                "threads": share.cpus,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=scaling.bounds[1], use_gpu=share.gpus > 0, resources_per_worker=resources
-            ),
-            run_config=TrainRunConfig(
-                name=RAY_TRAIN,
-                **ray_storage(folder),
-                failure_config=never(max_failures=0, controller_failure_limit=0),
-            ),
-        )
+        job = {
+            "what": plan.what,
+            "wish": plan.wish,
+            "folder": str(folder),
+            "about": dict(about),
+            "board": board,
+            "threads": share.cpus,
+        }
+        trainer = make_trainer(evaluate_worker, job, share, scaling.bounds[1], folder / RAY_TRAIN)
         errors: list[BaseException] = []
 
         def fit() -> None:

@@ -59,14 +59,25 @@ def new_folder(output: Path | None, name: str) -> Path:
         InputError: it is in use, or cannot be written to.
     """
     folder = (output or RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}").absolute()
-    try:
+    with usable(folder):
         used = _is_used(folder)
         check_writable(folder)
-    except Exception as error:  # each kind of store has its own
-        raise InputError(f"--output: {folder} cannot be used: {type(error).__name__}: {error}") from error
     if used:
         raise InputError(f"--output: {folder} is not empty; choose another, or go on with --resume {folder}")
     return folder
+
+
+@contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """Whatever keeps the block from looking at a folder that was given for output, or from writing to it, is said so.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    try:
+        yield
+    except Exception as error:  # each kind of store has its own
+        raise InputError(f"--output: {folder} cannot be used: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

@@ -53,9 +53,10 @@ def pretrain(run: Run, console: Console, started: float) -> dict[str, Any]:
     check_store(run.config.tracking, run.output)
     # Starting takes many seconds on many processes. What this one imports and opens, it does meanwhile.
     with _keeps_config(run), interruptible(), ThreadPoolExecutor(1) as pool:
-        fresh = not any((run.output / "checkpoints").glob("epoch_*.sha256"))
-        checked = pool.submit(check_method, run.config, images, fresh, lambda text: say(console, "{text}", text=text))
-        if fresh and run.config.backbone.weights is not None:
+        checked = pool.submit(
+            check_method, run.config, images, run.output, lambda text: say(console, "{text}", text=text)
+        )
+        if run.config.backbone.weights is not None:
             checked.result()  # a wrong file is said before anything starts
         with connected():
             share = worker_share(run.config.scaling, run.config.positives.searches)

@@ -1,17 +1,16 @@
 """A run's page: one HTML file to pass on, with what was trained on what, how it went, what every layer is worth."""
 
-import base64
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from orchestrator.evaluate.display import cells, whole_lines
+from orchestrator.evaluate.display import cells, headings, layers_shown, whole_lines
+from orchestrator.pages import as_text
+from orchestrator.pages import render as render_page
 from orchestrator.runs.display import duration
 from orchestrator.runs.folder import Run
 from orchestrator.tracking.mlflow import attached
@@ -19,14 +18,14 @@ from ssl_core import recipes
 from ssl_core.errors import DataError, InputError
 from ssl_core.evaluation import results
 from ssl_core.evaluation.best import choose
-from ssl_core.evaluation.metrics import by_layer, layers_of
+from ssl_core.evaluation.metrics import by_layer
 from ssl_core.files import write_atomically
 from ssl_core.pictures.run import draw_plots
 from ssl_core.training.history import History
 from ssl_core.use.opening import open_subject
 
 REPORT_FILE, FOLDER = "report.html", "report"
-TEMPLATE = Path(__file__).parent / "templates" / "report.html"
+TEMPLATE = "run.html"
 TITLES = {
     "loss": "Loss and schedules",
     "before_after": "Every layer before and after",
@@ -56,15 +55,13 @@ class Report:
 
     Attributes:
         summary: what it wrote at its end; empty before.
-        results: files of what `strata evaluate` has measured of it.
-        digest: of its weights, once there are some.
+        results: what `strata evaluate` has measured of it, by folder (`evaluation.results.read`).
     """
 
     run: Run
     records: Sequence[Record]
     summary: Mapping[str, Any]
-    results: Sequence[Path] = ()
-    digest: str | None = None
+    results: Mapping[Path, Mapping[str, Any]]
 
     @property
     def trained(self) -> Record | None:
@@ -91,16 +88,20 @@ class Report:
                 ends = f"{form(first[f'{name}/last'])} → {form(last[f'{name}/last'])}"
                 best = f"{form(first[f'{name}/best'])} → {form(last[f'{name}/best'])}"
                 said.append(f"{metric.title}: last layer {ends}, best layer {best}.")
-        chosen = choose(self.measured() | dict(last))
+        chosen = choose(self.measured | dict(last))
         if chosen is not None:
             said.append(f"Take {chosen}.")
         return said or [f"Loss {first.get('loss', last['loss']):.3f} → {last['loss']:.3f}."]
 
+    @cached_property
     def measured(self) -> dict[str, float]:
         """The metrics of layers that `strata evaluate` has found of the run's weights."""
+        if not self.run.model_file.is_file() or not self.results:
+            return {}
+        digest = open_subject(str(self.run.output)).digest
         found: dict[str, float] = {}
-        for file in self.results if self.digest is not None else ():
-            found |= results.figures(file, self.digest)
+        for known in self.results.values():
+            found |= results.figures(known, digest)
         return found
 
     def warnings(self) -> list[str]:
@@ -126,16 +127,14 @@ class Report:
         found = []
         if self.trained is not None and by_layer(self.trained):
             found.append(_table("Every layer after training", self.trained))
-        for file in self.results:
-            table = _table(f"strata evaluate: {file.parent.name}", results.figures(file))
-            known = results.read(file)
+        for folder, known in self.results.items():
+            table = _table(f"strata evaluate: {folder.name}", results.figures(known))
             about = known["of"]
             table.note = f"weights {about['weights'][:8]}, epoch {about['epoch']}; {_images_of(about)}"
             entries = [entry for entry in known["results"].values() if entry["of"] == about]
             whole = {name: value for entry in entries for name, value in entry["whole"].items()}
             table.lines = whole_lines(whole)
-            pictures = sorted((file.parent / "plots").glob("*.png"))
-            table.pictures = {path.stem: _as_text(path) for path in pictures}
+            table.pictures = {path.stem: as_text(path) for path in sorted((folder / "plots").glob("*.png"))}
             found.append(table)
         return found
 
@@ -175,25 +174,22 @@ def read_report(run: Run, tell: Callable[[str], None] = lambda _: None) -> Repor
     """
     file = run.output / "summary.json"
     summary = json.loads(file.read_text()) if file.is_file() else {}
-    readable = []
-    for measured in sorted(run.output.glob(f"evaluation/*/{results.FILE}")):
+    measured = {}
+    for known in sorted(run.output.glob(f"evaluation/*/{results.FILE}")):
         try:
-            results.read(measured)
+            measured[known.parent] = results.read(known)
         except InputError as error:
             tell(f"left out: {error}")
-        else:
-            readable.append(measured)
-    digest = open_subject(str(run.output)).digest if run.model_file.is_file() else None
-    return Report(run, History.read(run.output), summary, readable, digest)
+    return Report(run, History.read(run.output), summary, measured)
 
 
-def write_report(run: Run, tell: Callable[[str], None]) -> Path:
+def write_report(report: Report, tell: Callable[[str], None]) -> Path:
     """The page of a run, into its folder, and for MLflow.
 
     Args:
         tell: hears what the page lacks, and why.
     """
-    report = read_report(run, tell)
+    run = report.run
     pictures = draw_plots(report.records, run.plots) if report.records else []
     shown = {TITLES.get(path.stem, path.stem.replace("_", " ")): path for path in pictures}
     for kind in ("neighbors", "masks"):
@@ -213,15 +209,14 @@ def write_report(run: Run, tell: Callable[[str], None]) -> Path:
 
 def render(report: Report, pictures: Mapping[str, Path]) -> str:
     """The page's HTML; pictures become part of it."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return render_page(
+        TEMPLATE,
         name=report.run.config.name,
         about=report.about(),
-        made=f"{datetime.now():%Y-%m-%d %H:%M}",
         answer=report.answer(),
         warnings=report.warnings(),
         tables=report.tables(),
-        pictures={title: _as_text(path) for title, path in pictures.items()},
+        pictures={title: as_text(path) for title, path in pictures.items()},
         commands=report.commands(),
         settings=report.settings(),
         versions=report.versions(),
@@ -236,12 +231,13 @@ def _nearest(report: Report) -> dict[str, Path]:
         DataError: they cannot be read.
     """
     from orchestrator.evaluate.plan import Wish, make_plan
-    from orchestrator.evaluate.record import context_of, own_device
+    from orchestrator.evaluate.record import context_of
     from ssl_core.pictures.nearest import draw_nearest
+    from ssl_core.use.subject import own_device
 
     plan = make_plan(str(report.run.output), Wish(kinds=("geometry",)))
     context = context_of(plan, own_device(), lambda *_: None)
-    chosen = choose(report.measured() | dict(report.trained or {}))
+    chosen = choose(report.measured | dict(report.trained or {}))
     layer = plan.subject.encoder.depth if chosen is None else chosen.layer
     return {
         title.capitalize(): path for title, path in draw_nearest(context, layer, report.run.output / FOLDER).items()
@@ -249,20 +245,13 @@ def _nearest(report: Report) -> dict[str, Path]:
 
 
 def _table(title: str, metrics: Record) -> Table:
-    shown = by_layer(metrics)
-    layers = sorted({layer for name in shown for layer in layers_of(metrics, name)})
-    heads = ["layer", *((f"{name.partition('.')[0]}: " if "." in name else "") + m.title for name, m in shown.items())]
     rows: list[list[dict[str, Any]]] = []
-    for layer in layers:
-        texts = cells(metrics, layer)
-        rows.append([{"text": str(layer), "best": False}, *({"text": text, "best": best} for text, best in texts)])
-    return Table(title, heads=heads, rows=rows)
+    for layer in layers_shown(metrics):
+        cells_of_row = ({"text": text, "best": best} for text, best in cells(metrics, layer))
+        rows.append([{"text": str(layer), "best": False}, *cells_of_row])
+    return Table(title, heads=["layer", *headings(metrics)], rows=rows)
 
 
 def _images_of(about: Mapping[str, Any]) -> str:
     sets = [f"{about[split]['images']} images of {split}" for split in ("train", "val") if about.get(split)]
     return ", ".join(sets)
-
-
-def _as_text(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.runs.elastic import Elastic
@@ -48,12 +49,8 @@ class Training:
 
     def _start(self) -> None:
         import ray
-        from ray.train import FailureConfig, ScalingConfig
-        from ray.train import RunConfig as TrainRunConfig
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from orchestrator.cluster.connect import ray_storage
-        from orchestrator.cluster.ray_private import trainer_class
         from orchestrator.index.actors import start_shards
         from orchestrator.runs.worker import Mailbox, train_worker
 
@@ -64,31 +61,19 @@ class Training:
         self._moves: str | None = None  # why these workers were asked to stop, for others to go on
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = Mailbox  # as Ray's decorator makes it
-        never: Any = FailureConfig  # typed as a former one
         self.mailbox = actor.options(scheduling_strategy=here).remote()
         self.shards = []
         if config.positives.searches:
             folder = run.output / "neighbors"
             self.shards = start_shards(config.positives, config.scaling, self.num_images, self.index_dim, folder)
-        resources = {"CPU": self.share.cpus} | ({"GPU": self.share.gpus} if self.share.gpus else {})
-        self._trainer = trainer_class()(
-            train_worker,
-            train_loop_config={
-                "config": config.model_dump(mode="json"),
-                "output": str(run.output),
-                "mailbox": self.mailbox,
-                "shards": self.shards,
-                "threads": self.share.cpus,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=self.workers, use_gpu=self.share.gpus > 0, resources_per_worker=resources
-            ),
-            run_config=TrainRunConfig(
-                name=RAY_TRAIN,
-                **ray_storage(run.output),
-                failure_config=never(max_failures=0, controller_failure_limit=0),  # `follow` decides
-            ),
-        )
+        job = {
+            "config": config.model_dump(mode="json"),
+            "output": str(run.output),
+            "mailbox": self.mailbox,
+            "shards": self.shards,
+            "threads": self.share.cpus,
+        }
+        self._trainer = make_trainer(train_worker, job, self.share, self.workers, run.output / RAY_TRAIN)
         self._thread = threading.Thread(target=self._fit, daemon=True)
         self._thread.start()
 
@@ -175,14 +160,41 @@ class Training:
         self._room.release()
 
 
+def make_trainer(
+    work: Callable[[dict[str, Any]], None], job: dict[str, Any], share: "WorkerShare", workers: int, folder: Path
+) -> Any:
+    """Ray Train for workers that each do `work(job)`; nothing is tried again by Ray.
+
+    Args:
+        folder: Ray Train's own while it runs.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+    from orchestrator.cluster.connect import ray_storage
+    from orchestrator.cluster.ray_private import trainer_class
+
+    never: Any = FailureConfig  # typed as a former one
+    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    return trainer_class()(
+        work,
+        train_loop_config=job,
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=share.gpus > 0, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=folder.name,
+            **ray_storage(folder.parent),
+            failure_config=never(max_failures=0, controller_failure_limit=0),
+        ),
+    )
+
+
 def check_method(
-    config: RunConfig, images: "Images", fresh: bool = True, tell: Callable[[str], None] = lambda _: None
+    config: RunConfig, images: "Images", output: Path | None = None, tell: Callable[[str], None] = lambda _: None
 ) -> int:
     """What needs torch to be known; the width of the features that stand for an image.
 
     Args:
-        fresh: it starts from `backbone.weights`, where there are such.
-        tell: hears what became of them.
+        output: the run's folder, where it has one: what goes on from a checkpoint there reads no `backbone.weights`.
+        tell: hears what becomes of these.
 
     Raises:
         InputError: something in it cannot work.
@@ -190,13 +202,14 @@ def check_method(
     import torch
 
     from ssl_core import methods
-    from ssl_core.networks.encoder import Encoder
-    from ssl_core.networks.weights import load_weights
+    from ssl_core.networks.weights import check_weights
+    from ssl_core.training.checkpoints import CheckpointStore
     from ssl_core.training.checks import check_best, check_images
 
     check_images(config, images)
-    if fresh and config.backbone.weights is not None:
-        tell(f"weights: {load_weights(Encoder(config.backbone), config.backbone.weights)}")
+    fresh = output is None or not CheckpointStore(output, config).paths()
+    if fresh and (fit := check_weights(config.backbone)) is not None:
+        tell(f"weights: {fit}")
     with torch.device("meta"):  # shapes only
         method = methods.build(config)
     check_best(config, images, method)

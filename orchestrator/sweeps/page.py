@@ -1,20 +1,17 @@
 """A sweep's page: one HTML file to pass on, with the answer, the pictures and every trial."""
 
-import base64
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from orchestrator.pages import as_text, render
 from orchestrator.sweeps.answer import answer
 from orchestrator.sweeps.display import form
 from orchestrator.sweeps.findings import Findings
 from orchestrator.sweeps.published import CURVES
 from orchestrator.sweeps.space import cell, short
 
-TEMPLATE = Path(__file__).parent / "templates" / "report.html"
+TEMPLATE = "sweep.html"
 
 
 def render_page(found: Findings, pictures: dict[str, Path], counts: str, space: str, recipe: str) -> str:
@@ -26,14 +23,13 @@ def render_page(found: Findings, pictures: dict[str, Path], counts: str, space: 
         space: the sweep's YAML.
         recipe: the best settings as a recipe; empty where there are none.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     keys, metrics = found.keys, found.config.metric
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return render(
+        TEMPLATE,
         name=found.config.name,
-        made=f"{datetime.now():%Y-%m-%d %H:%M}",
-        counts=counts,
+        about=counts,
         answer=answer(found),
-        images={title: base64.b64encode(path.read_bytes()).decode() for title, path in pictures.items()},
+        images={title: as_text(path) for title, path in pictures.items()},
         heads=["trial", "status", *map(short, keys), "seed", "epoch", *metrics, "why it ended"],
         rows=_rows(found),
         space=space,

@@ -234,15 +234,13 @@ def _build(config: RunConfig) -> tuple["Method", int]:
     import torch
 
     from ssl_core import methods
-    from ssl_core.networks.encoder import Encoder
-    from ssl_core.networks.weights import load_weights
+    from ssl_core.networks.weights import check_weights
 
     shapes = [(key, value) for key, (value, fact) in keys(config).items() if fact.shapes]
     weights = config.distill and (config.distill.alpha > 0, config.distill.beta > 0)  # at 0 less is built and logged
     same = str([*shapes, weights, config.backbone.weights])
     if same not in _built:
-        if config.backbone.weights is not None:
-            load_weights(Encoder(config.backbone), config.backbone.weights)
+        check_weights(config.backbone)
         with torch.device("meta"):  # shapes only
             method = methods.build(config)
         weights = sum(tensor.numel() for tensor in method.state_dict().values())

@@ -263,7 +263,7 @@ def _train_here(run: Run, teller: _Teller, share: WorkerShare) -> None:
 def _train_on_workers(run: Run, teller: _Teller, share: WorkerShare) -> None:
     """A Ray Train run of which this process is the driver."""
     images = _images(run.config.data.model_dump_json())
-    width = check_method(run.config, images, fresh=not CheckpointStore(run.output, run.config).paths())
+    width = check_method(run.config, images, run.output)
     training = Training(run, share, len(images.train), width, teller.warn, STOP_TIMEOUT)
 
     def take(events: list[Event]) -> None:

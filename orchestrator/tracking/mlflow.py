@@ -8,6 +8,7 @@ delivered twice is one and the same point.
 
 import getpass
 import os
+import shlex
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -165,6 +166,13 @@ class Tracker:
         """
         self._delivery.bring(tell or _keep_quiet, again)
 
+    def deliver_if_possible(self, tell: Tell) -> None:
+        """The same; `tell` hears of what has to wait."""
+        try:
+            self.deliver(tell)
+        except (StoreAway, Undelivered) as error:
+            tell(f"{error}; later: strata sync {shlex.quote(str(self.folder))}")
+
     def _put(self, kind: str, content: Any) -> None:
         self._box.add(kind, content)
         self._wake()
@@ -260,11 +268,8 @@ def attached(folder: Path, tell: Tell) -> Iterator[Tracker]:
     """
     tracker = Tracker(TrackingConfig(uri=_store_named(folder)), folder, "", {}, {})
     yield tracker
-    try:
-        if (folder / OUTBOX).exists() and tracker.run_id is not None:
-            tracker.deliver(tell)
-    except (StoreAway, Undelivered) as error:
-        tell(f"{error}; later: strata sync {folder}")
+    if tracker.run_id is not None:
+        tracker.deliver_if_possible(tell)
 
 
 def _store_named(folder: Path) -> str | None:

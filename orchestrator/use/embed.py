@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -13,6 +12,7 @@ from orchestrator.cluster.connect import embedded
 from orchestrator.runs.display import say, warn
 from orchestrator.runs.folder import absolute_paths, claimed
 from orchestrator.use.layers import chosen_layers
+from ssl_core.data.loading import loader_count
 from ssl_core.data.sources import open_images
 from ssl_core.data.sources.base import Source
 from ssl_core.errors import InputError
@@ -21,7 +21,7 @@ from ssl_core.networks.weights import is_hub
 from ssl_core.recipes import Setting
 from ssl_core.use.embed import Output, Told, describe, write_shard
 from ssl_core.use.opening import OF_ITS_IMAGES, open_subject
-from ssl_core.use.subject import Subject
+from ssl_core.use.subject import Subject, own_device
 
 NAMED = 5  # broken images that are named
 SHARDS_PER_WORKER = 4  # at least so many, that all are busy to the end
@@ -133,10 +133,8 @@ def _absolute(wish: Wish, subject: Subject) -> Wish:
 
 
 def _embed_here(subject: Subject, source: Source, output: Output, missing: Sequence[int], tell: Told) -> None:
-    subject.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-    loaders = subject.config.data.workers
-    if loaders is None:
-        loaders = min(torch.get_num_threads() - 1, 8)
+    subject.to(own_device())
+    loaders = loader_count(subject.config.data.workers)
     for shard in missing:
         write_shard(subject, source, output, shard, loaders, tell)
 

@@ -64,10 +64,11 @@ class Worker:
         import torch
 
         from orchestrator.use.embed import open_wish
+        from ssl_core.use.subject import own_device
 
         torch.set_num_threads(threads)
         self.subject, self.source, _ = open_wish(replace(wish, words=[*wish.words, "data.workers=0"]))
-        self.subject.encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.subject.to(own_device())
         self.output = Output(as_path(file), about, shared=True)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -235,6 +235,11 @@ def train_loader(source: Source, config: RunConfig, workers: int, grid: Grid | N
     )
 
 
+def loader_count(wanted: int | None) -> int:
+    """Loader processes: as many as `data.workers` wants, else this process's threads less one, at most eight."""
+    return min(torch.get_num_threads() - 1, 8) if wanted is None else wanted
+
+
 def eval_loader(dataset: Dataset, keys: list, workers: int) -> DataLoader:
     """Batches of `dataset[key]` for every key, in order."""
     return DataLoader(

@@ -104,6 +104,12 @@ def known(name: str) -> Metric:
     return metric
 
 
+def title_of(name: str) -> str:
+    """What a metric of layers is called, by its name without a layer: `k-NN accuracy`, `cars: k-NN accuracy`."""
+    own, dot, _ = name.partition(".")
+    return (f"{own}: " if dot else "") + known(f"{name}/last").title
+
+
 def is_share(name: str) -> bool:
     """Whether a metric is shown in per cent."""
     metric = find(name)

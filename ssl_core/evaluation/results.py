@@ -58,6 +58,10 @@ class Results:
     def __init__(self, folder: Path, about: Mapping[str, Any]):
         self.folder, self.about = folder, json.loads(json.dumps(dict(about)))  # as a file has it
         self.file = folder / FILE
+        self.read_again()
+
+    def read_again(self) -> None:
+        """Take over what other processes have written."""
         known = read(self.file) if self.file.exists() else {}
         self._there: dict[str, dict[str, Any]] = known.get("results", {})
         self._last = known.get("of")
@@ -132,15 +136,15 @@ def read(file: Path) -> dict[str, Any]:
     return found
 
 
-def figures(file: Path, digest: str | None = None) -> dict[str, float]:
+def figures(known: Mapping[str, Any], digest: str | None = None) -> dict[str, float]:
     """The metrics of layers that the last evaluation in a file of results has, by their names in logs.
 
     What it holds of other weights or images is left out.
 
     Args:
+        known: what `read` makes of the file.
         digest: only if they are of these weights.
     """
-    known = read(file)
     of = known.get("of", {})
     if digest is not None and of.get("weights") != digest:
         return {}
@@ -151,6 +155,16 @@ def figures(file: Path, digest: str | None = None) -> dict[str, float]:
         for layer, values in entry["layers"].items()
         for name, value in values.items()
     }
+
+
+def figures_of(run: Path, digest: str) -> dict[str, float]:
+    """The same of all that `strata evaluate` has measured in a run's folder, of these weights.
+
+    Raises:
+        InputError: some of it cannot be read.
+    """
+    files = sorted(run.glob(f"evaluation/*/{FILE}"))
+    return {name: value for file in files for name, value in figures(read(file), digest).items()}
 
 
 def _named(entry: Mapping[str, Any]) -> str:

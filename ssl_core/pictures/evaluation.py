@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from ssl_core.evaluation.metrics import by_layer, known, layers_of
+from ssl_core.evaluation.metrics import by_layer, known, layers_of, title_of
 from ssl_core.pictures.run import save_figure
 
 Metrics = Mapping[str, float]
@@ -42,7 +42,7 @@ def draw_comparison(first: Metrics, second: Metrics, names: Sequence[str], targe
         for metrics, label, style in ((first, names[0], "o--"), (second, names[1], "o-")):
             values = layers_of(metrics, name)
             axis.plot(list(values), [scale * value for value in values.values()], style, label=label)
-        axis.set(title=_title(name) + (" (%)" if scale == 100 else ""), xlabel="layer")
+        axis.set(title=title_of(name) + (" (%)" if scale == 100 else ""), xlabel="layer")
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[len(shared) :]:
         axis.set_axis_off()
@@ -74,7 +74,7 @@ def _layers(metrics: Metrics, names: list[str]) -> Figure:
             )
     axis.imshow(shades, aspect="auto", origin="lower", cmap="viridis", vmin=0.0, vmax=1.0)
     axis.set_yticks(range(len(layers)), [str(layer) for layer in layers])
-    axis.set_xticks(range(len(names)), [_title(name) for name in names], rotation=30, ha="right")
+    axis.set_xticks(range(len(names)), [title_of(name) for name in names], rotation=30, ha="right")
     axis.set(title="every layer by every metric (yellow: the best of its column)", ylabel="layer")
     return figure
 
@@ -85,7 +85,7 @@ def _by_cost(metrics: Metrics, cost: str, names: list[str]) -> Figure:
     for name in names:
         values = {layer: value for layer, value in layers_of(metrics, name).items() if layer in costs}
         axis.plot(
-            [costs[layer] for layer in values], [100 * value for value in values.values()], "o-", label=_title(name)
+            [costs[layer] for layer in values], [100 * value for value in values.values()], "o-", label=title_of(name)
         )
         for layer, value in values.items():
             axis.annotate(
@@ -97,8 +97,3 @@ def _by_cost(metrics: Metrics, cost: str, names: list[str]) -> Figure:
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     return figure
-
-
-def _title(name: str) -> str:
-    own = f"{name.partition('.')[0]}: " if "." in name else ""
-    return own + known(f"{name}/last").title

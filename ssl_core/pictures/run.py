@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ssl_core.data.sources.base import BrokenImage, Source, read_image
 from ssl_core.data.views import to_channels
 from ssl_core.errors import DataError, InputError
-from ssl_core.evaluation.metrics import by_layer, known, layers_of
+from ssl_core.evaluation.metrics import by_layer, known, layers_of, title_of
 from ssl_core.files import write_atomically
 
 Record = Mapping[str, float]
@@ -38,10 +38,6 @@ def draw_plots(history: Sequence[Record], folder: Path) -> list[Path]:
     if len(evaluated) > 1:
         figures["before_after"] = _before_after(evaluated[0], evaluated[-1])
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
-
-
-def _title(name: str) -> str:
-    return f"{name.partition('.')[0]}: {known(f'{name}/last').title}" if "." in name else known(f"{name}/last").title
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -118,7 +114,7 @@ def _heat_map(records: Sequence[Record], name: str) -> Figure:
     axis.set_yticks(range(layers), [str(layer) for layer in numbers])
     step = max(1, columns // 16)
     axis.set_xticks(range(0, columns, step), [f"{record['epoch']:.0f}" for record in records][::step])
-    axis.set(title=f"{_title(name)} by layer over epochs", xlabel="epoch", ylabel="layer")
+    axis.set(title=f"{title_of(name)} by layer over epochs", xlabel="epoch", ylabel="layer")
     if values.size <= 200:
         middle = (np.nanmin(shown) + np.nanmax(shown)) / 2
         for (layer, column), value in np.ndenumerate(shown):
@@ -137,7 +133,7 @@ def _before_after(before: Record, after: Record) -> Figure:
             values = layers_of(record, name)
             colour = {"color": "0.6"} if record is before else {}
             axis.plot(list(values), [scale * value for value in values.values()], style, label=label, **colour)
-        axis.set(title=_title(name) + (" (%)" if known(f"{name}/last").is_share else ""), xlabel="layer")
+        axis.set(title=title_of(name) + (" (%)" if known(f"{name}/last").is_share else ""), xlabel="layer")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
     return figure

@@ -70,9 +70,14 @@ class BrokenImages:
 
     def describe(self, items: list[Broken]) -> str:
         """A warning that names some of them."""
-        named = [source_of(name, self.config, self.images).where(index) for name, index in items[:NAMED]]
-        more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-        return f"cannot decode {', '.join(named)}{more}; other images take their place"
+        return describe_broken(items, self.config, self.images)
+
+
+def describe_broken(items: list[Broken], config: RunConfig, images: Images) -> str:
+    """A warning that names some images that cannot be decoded."""
+    named = [source_of(name, config, images).where(index) for name, index in items[:NAMED]]
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return f"cannot decode {', '.join(named)}{more}; other images take their place"
 
 
 def warnings(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_core import distributed, methods
-from ssl_core.data.loading import EpochOrder, train_loader
+from ssl_core.data.loading import EpochOrder, loader_count, train_loader
 from ssl_core.data.sources.base import Images
 from ssl_core.errors import Stopped
 from ssl_core.evaluation.base import due, evaluate
@@ -60,8 +60,7 @@ class Pretraining:
     ):
         check_images(config, images)
         self.config, self.images, self.device = config, images, torch.device(device)
-        wanted = config.data.workers if loaders is None else loaders
-        self.loaders = min(torch.get_num_threads() - 1, 8) if wanted is None else wanted
+        self.loaders = loader_count(config.data.workers if loaders is None else loaders)
         torch.manual_seed(config.seed)
         self.method = methods.build(config, fresh=fresh)
         self.parallel = parallel.choose(config.optim, self.device)

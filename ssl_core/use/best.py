@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ssl_core.errors import InputError
 from ssl_core.evaluation.best import BestLayer, choose
-from ssl_core.evaluation.results import FILE, figures
+from ssl_core.evaluation.results import figures_of
 from ssl_core.training.history import History
 
 
@@ -18,11 +18,8 @@ def best_layer(folder: Path, digest: str) -> BestLayer:
     Raises:
         InputError: nothing was measured of several layers.
     """
-    measured: dict[str, float] = {}
-    for file in sorted(folder.glob(f"evaluation/*/{FILE}")):
-        measured |= figures(file, digest)
     records = History.read(folder)
-    found = choose(measured) or (choose(records[-1]) if records else None)
+    found = choose(figures_of(folder, digest)) or (choose(records[-1]) if records else None)
     if found is None:
         raise InputError(
             f"--layer: nothing was measured of {folder} that tells its layers apart: strata evaluate {folder}"

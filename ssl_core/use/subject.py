@@ -14,6 +14,11 @@ from ssl_core.networks.layers import Layers, Want
 from ssl_core.schema.run import RunConfig
 
 
+def own_device() -> torch.device:
+    """Where this process looks at images: on its GPU, where it has one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True)
 class Subject:
     """A trained encoder, and what its images are made of.
@@ -35,6 +40,11 @@ class Subject:
     epoch: int | None = None
     norms: Mapping[int, nn.Module] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> None:
+        """Move its weights."""
+        for module in (self.encoder, *self.norms.values()):
+            module.to(device)
 
     def look(self, images: Tensor, want: Want) -> Layers:
         """What is wanted of its layers, for normalised images (N, C, H, W), without gradient."""

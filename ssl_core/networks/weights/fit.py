@@ -15,6 +15,7 @@ from ssl_core.errors import InputError
 from ssl_core.networks.encoder import Encoder
 from ssl_core.networks.weights.containers import Candidate, candidates
 from ssl_core.networks.weights.reading import backbone_of, read
+from ssl_core.schema.encoder import BackboneConfig
 
 LEAST = 0.9  # of an encoder's parameters that must be found
 NAMED = 4  # names in a list of what is missing
@@ -58,6 +59,15 @@ def load_weights(encoder: Encoder, where: str) -> Fit:
         InputError: they cannot be read, or are of another network.
     """
     return fit_weights(encoder, read(where), where)
+
+
+def check_weights(config: BackboneConfig) -> Fit | None:
+    """What would become of the weights that a configuration starts from; None where it starts from none.
+
+    Raises:
+        InputError: they cannot be read, or are of another network.
+    """
+    return None if config.weights is None else load_weights(Encoder(config), config.weights)
 
 
 def fit_weights(encoder: Encoder, stored: Any, where: str) -> Fit:

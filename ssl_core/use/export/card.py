@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ssl_core import recipes
 from ssl_core.evaluation.metrics import find, layers_of
-from ssl_core.evaluation.results import FILE, figures
+from ssl_core.evaluation.results import figures_of
 from ssl_core.training.history import History
 from ssl_core.use.export.exported import Exported, preprocessing
 
@@ -64,8 +64,7 @@ def _figures(exported: Exported) -> list[str]:
     records = History.read(subject.folder)
     if records and records[-1].get("epoch") == subject.epoch:
         found |= records[-1]
-    for file in sorted(subject.folder.glob(f"evaluation/*/{FILE}")):
-        found |= figures(file, exported.digest)
+    found |= figures_of(subject.folder, exported.digest)
     names = sorted({name.rpartition("/")[0] for name in found if name.rpartition("/")[2].startswith("layer_")})
     rows = []
     for name in names:

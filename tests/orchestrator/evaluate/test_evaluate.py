@@ -17,7 +17,7 @@ from orchestrator.tracking.store import Store
 from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError
 from ssl_core.evaluation.measure import measure
-from ssl_core.evaluation.results import Results, describe, figures
+from ssl_core.evaluation.results import Results, describe, figures, read
 from ssl_core.training.history import History
 from ssl_core.use.best import best_layer
 
@@ -104,11 +104,11 @@ def test_a_file_of_results_speaks_of_one_set_of_images_at_a_time(runs: list[Path
     few, _ = evaluated(runs[0], kinds=("knn",), words=("data.limit=40",), output=tmp_path / "own")
     file = tmp_path / "own" / "results.json"
     of_layers = {name: value for name, value in few.metrics.items() if "/layer_" in name}
-    assert figures(file) == of_layers
+    assert figures(read(file)) == of_layers
     again, _ = evaluated(runs[0], kinds=("knn",), output=tmp_path / "own")
     assert again.metrics == whole.metrics
-    assert figures(file) == {name: value for name, value in whole.metrics.items() if "/layer_" in name}
-    assert figures(file, "of other weights") == {}
+    assert figures(read(file)) == {name: value for name, value in whole.metrics.items() if "/layer_" in name}
+    assert figures(read(file), "of other weights") == {}
 
 
 def test_a_folder_of_something_else_gets_no_results(runs: list[Path], folders: Path) -> None:

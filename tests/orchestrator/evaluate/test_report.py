@@ -21,7 +21,7 @@ def page(runs: list[Path]) -> Path:
     """The page of a run that was evaluated."""
     evaluate(make_plan(str(runs[0]), Wish(words=("data.workers=0",))), None, Console(quiet=True))
     said: list[str] = []
-    written = write_report(run_at(runs[0], "DIR"), said.append)
+    written = write_report(read_report(run_at(runs[0], "DIR"), said.append), said.append)
     assert said == []
     return written
 
@@ -59,7 +59,7 @@ def test_without_its_images_the_page_says_what_it_lacks(runs: list[Path], tmp_pa
     config = recipes.load(run / "config.yaml", [f"data.train={tmp_path / 'gone'}"])
     (run / "config.yaml").write_text(recipes.dump(config))
     said: list[str] = []
-    text = write_report(run_at(run, "DIR"), said.append).read_text()
+    text = write_report(read_report(run_at(run, "DIR"), said.append), said.append).read_text()
     assert len(said) == 1
     assert "gone does not exist" in said[0]
     assert "Every layer after training" in text

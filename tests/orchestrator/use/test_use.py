@@ -10,41 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from orchestrator.runs.folder import Run, absolute_paths
 from orchestrator.use import embed, export
-from ssl_core import recipes
-from ssl_core.data.sources import open_images
 from ssl_core.errors import InputError
-from ssl_core.training.checkpoints import CheckpointStore
-from ssl_core.training.events import EpochEnded, Event, Listener
-from ssl_core.training.history import History
-from ssl_core.training.loop import Pretraining
-from tests.orchestrator.conftest import TINY
+from tests.orchestrator.trained import train
 
 Strata = Callable[..., subprocess.CompletedProcess]
-
-
-class Keeps(Listener):
-    """What a worker of a run and its driver write down."""
-
-    def __init__(self, run: Pretraining, folder: Path):
-        self.run, self.store, self.history = run, CheckpointStore(folder, run.config), History(folder)
-
-    def on(self, event: Event) -> None:
-        if isinstance(event, EpochEnded):
-            self.store.keep(self.run)
-            self.history.add(event.record)
 
 
 @pytest.fixture(scope="module")
 def run_folder(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of an epoch, two layers."""
     folder = tmp_path_factory.mktemp("run")
-    images = [f"data.train={folders / 'train'}", f"data.val={folders / 'val'}"]
-    config = absolute_paths(recipes.load("small-sd-simclr", [*TINY, *images, "data.limit=90", "optim.epochs=1"]))
-    Run(config, folder).write_config()
-    run = Pretraining(config, open_images(config.data), loaders=0)
-    run.run(Keeps(run, folder))
+    train(folder, f"data.train={folders / 'train'}", f"data.val={folders / 'val'}", "data.limit=90")
     return folder
 
 
