@@ -105,7 +105,7 @@ def _alike(first: Evaluation, second: Evaluation, names: Sequence[str]) -> "Figu
     features = []
     for evaluation in (first, second):
         context = context_of(evaluation.plan, own_device(), lambda *_: None)
-        split = "train" if context.images.val is None else "val"
+        split = context.images.measured
         _, found = context.features(split, LOOKED_AT)
         features.append([found[layer] for layer in sorted(found)])
     rows, columns = ([str(layer) for layer in range(1, len(found) + 1)] for found in features)

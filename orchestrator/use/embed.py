@@ -20,7 +20,7 @@ from ssl_core.files import as_path
 from ssl_core.networks.weights import is_hub
 from ssl_core.recipes import Setting
 from ssl_core.use.embed import Output, Told, describe, write_shard
-from ssl_core.use.opening import OF_ITS_IMAGES, open_subject
+from ssl_core.use.opening import open_subject
 from ssl_core.use.subject import Subject, own_device
 
 NAMED = 5  # broken images that are named
@@ -54,9 +54,7 @@ class Wish:
 
     def settings(self) -> list[str | Setting]:
         """The images in the place of the run's own, of which nothing but the column of images stays; what was typed."""
-        anew = OF_ITS_IMAGES | {"train": self.data}
-        own = [Setting(f"data.{key}", value) for key, value in anew.items()]
-        return [*own, Setting("scaling.workers", self.workers), *self.words]
+        return [Setting("data.train", self.data), Setting("scaling.workers", self.workers), *self.words]
 
 
 def open_wish(wish: Wish) -> tuple[Subject, Source, tuple[str, ...]]:

@@ -21,7 +21,7 @@ from ssl_core.errors import DataError, InputError
 from ssl_core.files import as_path, is_local
 from ssl_core.recipes import Setting
 from ssl_core.schema.data import DataConfig
-from ssl_core.use.export import Exported, Refused, export, is_export, load_format, prepare
+from ssl_core.use.export import Exported, Refused, check_folder, export, load_format, prepare
 from ssl_core.use.opening import open_subject
 
 COMPARED = 100  # images on which an export is compared with its encoder
@@ -51,10 +51,7 @@ def run(wish: Wish, console: Console) -> Path:
     layer, chosen_by = chosen_layer(subject, wish.layer)
     exported = prepare(subject, layer, chosen_by, wish.size)
     folder = (wish.output or _place(exported, wish.format)).absolute()
-    if not is_local(folder):
-        raise InputError(f"--output: an export is written to a disk (given: {folder})")
-    if not is_export(folder):
-        raise InputError(f"--output: {folder} holds something else than an export; choose another folder")
+    check_folder(folder)
     for remark in subject.remarks:
         warn(console, remark)
     images, source = _some_images(exported, console)

@@ -68,20 +68,22 @@ def lightly(image: Image.Image, kind: str, generator: np.random.Generator) -> Im
     return image.crop((left, top, image.width - right, image.height - bottom))
 
 
-def distort(image: Image.Image, kind: str, generator: np.random.Generator, background: Image.Image) -> Image.Image:
+def distort(
+    image: Image.Image, kind: str, generator: np.random.Generator, background: Callable[[], Image.Image]
+) -> Image.Image:
     """A copy of an RGB image.
 
     Args:
         kind: crop (to 15 to 40 % of its area), jpeg (quality 3 to 10), blur (sigma 2 to 5 % of the shorter side),
             insertion (into `background`, over 30 to 50 % of its sides), text (three lines over it), rotation (by 20 to
             160 degrees either way).
-        background: another RGB image.
+        background: gives another RGB image, where it is needed.
 
     Raises:
         KeyError: no such kind.
     """
     if kind == "insertion":
-        return _inserted(image, generator, background)
+        return _inserted(image, generator, background())
     return {"crop": _crop, "jpeg": _jpeg, "blur": _blur, "text": _text, "rotation": _rotation}[kind](image, generator)
 
 

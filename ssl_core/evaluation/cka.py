@@ -32,7 +32,7 @@ class Cka(Evaluator[CkaConfig]):
         self.layers = layers_measured(config, context.depth)
         if len(self.layers) < 2:
             raise InputError(f"evaluation: layers of {config.named('cka')}: two layers at least can be compared")
-        split = "train" if context.images.val is None else "val"
+        split = context.images.measured
         wanted = [layer - 1 for layer in self.layers]
         _, features = context.features(split, config.max_images, on_rank_0=wanted)
         if distributed.rank() == 0:
@@ -41,7 +41,7 @@ class Cka(Evaluator[CkaConfig]):
 
     @classmethod
     def check(cls, config: CkaConfig, images: Images) -> None:
-        count = len(images.train if images.val is None else images.val)
+        count = len(getattr(images, images.measured))
         if count < FEWEST:
             raise InputError(
                 f"cka needs {FEWEST} images at least, in val or, where there is none, in train; got {count}"

@@ -156,8 +156,8 @@ def micro_average_precision(similar: Tensor, answers: Tensor) -> float:
 
 def strongly(image: Image.Image, kind: str, generator: np.random.Generator, backgrounds: Source) -> Image.Image:
     """A copy of an RGB image; one that is inserted is so into some image of `backgrounds`."""
-    behind = backgrounds.read(int(generator.integers(len(backgrounds))))
-    return distort(image, kind, generator, to_channels(behind, 3))
+    behind = int(generator.integers(len(backgrounds)))
+    return distort(image, kind, generator, lambda: to_channels(backgrounds.read(behind), 3))
 
 
 class Files(Source):

@@ -108,9 +108,7 @@ class Context:
         source: Source = getattr(self.images, split)
         assert source.labels is not None, "only such are due"
         labels = source.labels[ids]
-        first = np.zeros(len(ids), bool)
-        first[np.unique(ids, return_index=True)[1]] = True
-        kept = first & (labels >= 0)
+        kept = once_labelled(ids, source.labels)
         if kept.all():
             return layers, labels
         return {layer: x[torch.from_numpy(kept)] for layer, x in layers.items()}, labels[kept]
@@ -195,6 +193,16 @@ class Context:
             if gathered is not None:
                 found[layer] = in_order(gathered).transpose(0, 1)
         return in_order(distributed.all_gather(padded(ids))).numpy(), found
+
+
+def once_labelled(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which of these images (N,) are there for the first time, and have a label.
+
+    What stands in for a broken image may have none, or be there already.
+    """
+    first = np.zeros(len(ids), bool)
+    first[np.unique(ids, return_index=True)[1]] = True
+    return first & (labels[ids] >= 0)
 
 
 def owner_of(layer: int) -> int:

@@ -23,7 +23,7 @@ from ssl_core.data.sources.base import Images, Source
 from ssl_core.data.views import normalise
 from ssl_core.errors import InputError
 from ssl_core.evaluation.base import Evaluator, own_layers
-from ssl_core.evaluation.features import Context, chosen_labels, owner_of
+from ssl_core.evaluation.features import Context, chosen_labels, once_labelled, owner_of
 from ssl_core.evaluation.metrics import layers_measured
 from ssl_core.evaluation.splits import held_out
 from ssl_core.networks.layers import Layers, Want
@@ -160,9 +160,7 @@ class TrainedProbes(Evaluator[Probing]):
                 said[layer].append(torch.stack([x(features[layer]).argmax(dim=1).cpu() for x in of_layer.values()]))
         found = torch.cat(seen).cpu().numpy()
         assert source.labels is not None
-        first = np.zeros(len(found), bool)
-        first[np.unique(found, return_index=True)[1]] = True
-        kept = first & (source.labels[found] >= 0)
+        kept = once_labelled(found, source.labels)
         return {layer: torch.cat(x, dim=1).numpy()[:, kept] for layer, x in said.items()}, source.labels[found[kept]]
 
     def _features(self, split: str, images: Dataset, batches: Iterable[list]) -> Iterator[tuple[Tensor, dict]]:

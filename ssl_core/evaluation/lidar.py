@@ -17,12 +17,12 @@ class Lidar(Evaluator[LidarConfig]):
 
     def __init__(self, config: LidarConfig, context: Context):
         super().__init__(config, context)
-        split = "train" if context.images.val is None else "val"
+        split = context.images.measured
         self.views = context.views(split, config.max_images, config.views)
 
     @classmethod
     def check(cls, config: LidarConfig, images: Images) -> None:
-        there = len(images.train if images.val is None else images.val)
+        there = len(getattr(images, images.measured))
         if there < 2:
             raise InputError(f"max_images: images are compared with each other, and there is {there}")
 

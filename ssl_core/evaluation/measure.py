@@ -8,7 +8,6 @@ from ssl_core import distributed
 from ssl_core.evaluation.base import Contexts, Evaluator, own_layers
 from ssl_core.evaluation.features import Context
 from ssl_core.evaluation.results import Found, Results
-from ssl_core.files import write_atomically
 from ssl_core.schema.evaluation import EvaluatorConfig
 
 if TYPE_CHECKING:
@@ -61,10 +60,7 @@ def _measure_one(config: EvaluatorConfig, context: Context, found: Found, result
 
 
 def _save(figure: "Figure", name: str, results: Results) -> str:
-    import matplotlib.pyplot as plt
+    from ssl_core.pictures.run import save_figure
 
-    file = results.folder / "plots" / f"{name}.png"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda handle: figure.savefig(handle, dpi=120, format="png"))
-    plt.close(figure)
+    save_figure(figure, results.folder / "plots" / f"{name}.png")
     return f"plots/{name}.png"

@@ -30,7 +30,7 @@ class Patches(Evaluator[PatchesConfig]):
         from ssl_core.pictures.layers import patch_picture
 
         context = self.context
-        split = "train" if context.images.val is None else "val"
+        split = context.images.measured
         source: Source = getattr(context.images, split)
         layers = tuple(layers_measured(self.config, context.depth))
         shown, tokens, maps = [], {layer: list[Tensor]() for layer in layers}, list[Tensor]()

@@ -35,7 +35,7 @@ class Projection(Evaluator[ProjectionConfig]):
 
     @classmethod
     def check(cls, config: ProjectionConfig, images: Images) -> None:
-        count = len(_shown(images.train if images.val is None else images.val, config.max_images))
+        count = len(_shown(getattr(images, images.measured), config.max_images))
         if count < FEWEST:
             raise InputError(
                 f"projection needs {FEWEST} images at least, in val or, where there is none, in train; got {count}"
@@ -44,7 +44,7 @@ class Projection(Evaluator[ProjectionConfig]):
     def pictures(self) -> dict[str, "Figure"]:
         from ssl_core.pictures.layers import projection_picture
 
-        split = "train" if self.context.images.val is None else "val"
+        split = self.context.images.measured
         source: Source = getattr(self.context.images, split)
         layers = tuple(layers_measured(self.config, self.context.depth))
         ids, features = [], {layer: list[Tensor]() for layer in layers}

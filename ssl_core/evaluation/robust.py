@@ -17,7 +17,7 @@ from ssl_core.data.sources.base import Images, Source
 from ssl_core.data.views import NOMINAL_SIZE, to_tensor
 from ssl_core.errors import InputError
 from ssl_core.evaluation.base import Evaluator, own_layers
-from ssl_core.evaluation.features import Context, chosen_labels
+from ssl_core.evaluation.features import Context, chosen_labels, once_labelled
 from ssl_core.evaluation.knn import knn_predict
 from ssl_core.evaluation.linear import linear_predict
 from ssl_core.schema.evaluation import RobustConfig
@@ -45,9 +45,7 @@ class Robust(Evaluator[RobustConfig]):
         for number, (kind, strength) in enumerate(WAYS):
             images = Corrupted(val, backbone.image_size, backbone.channels, kind, strength, config.seed)
             ids, features = context.of("val", images, rows.tolist())
-            kept = np.zeros(len(ids), bool)
-            kept[np.unique(ids, return_index=True)[1]] = True  # what stands in for a broken image may be there already
-            kept &= val.labels[ids] >= 0
+            kept = once_labelled(ids, val.labels)
             self.labels = val.labels[ids[kept]]
             for layer in own:
                 self.queries[layer].append(features[layer][torch.from_numpy(kept)])

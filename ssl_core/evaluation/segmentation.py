@@ -6,6 +6,7 @@ is chosen on a fifth of train's images.
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ class ImagesOf(Source):
         return len(self.pairs)
 
     def read(self, index: int) -> Image.Image:
-        return self.pairs.read(index)[0]
+        return self.pairs.image(index)
 
     def where(self, index: int) -> str:
         return self.pairs.where(index)
@@ -127,7 +128,7 @@ class Segmentation(Evaluator[SegmentationConfig]):
             done += len(used)
             for index, wanted, tokens in zip(used, asked, found.patches[layer].float(), strict=True):
                 if index == wanted:  # another image stands in for a broken one
-                    mask = np.asarray(view(pairs.read(int(index))[1]))
+                    mask = np.asarray(view(pairs.mask(int(index))))
                     yield tokens, torch.from_numpy(mask.astype(np.int64))
 
 
@@ -197,9 +198,13 @@ def _open(config: SegmentationConfig) -> tuple[MaskedImages, MaskedImages]:
     Raises:
         InputError: none are named, they cannot be read, or their classes differ.
     """
-    data = config.data
-    if data is None:
+    if config.data is None:
         raise InputError("data: missing; segmentation needs images and masks: {train: FOLDER, …}, and a name")
+    return _opened(config.data)
+
+
+@lru_cache(maxsize=8)  # all masks may have to be read to know how many classes there are
+def _opened(data: MasksConfig) -> tuple[MaskedImages, MaskedImages]:
     if data.train_masks is not None and (data.val is None or data.val_masks is None):
         raise InputError("data.val: missing; with train_masks, name val and val_masks too")
     train = _open_one(data, "train", data.train, data.train_masks)

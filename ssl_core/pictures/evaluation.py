@@ -25,7 +25,7 @@ def draw_evaluation(metrics: Metrics, folder: Path) -> list[Path]:
     if shown:
         figures["layers"] = _layers(metrics, list(shown))
     shares = [name for name, metric in shown.items() if metric.is_share]
-    cost = next((name for name in shown if name.startswith(COSTS)), None)
+    cost = next((name for cost in COSTS for name in shown if name.startswith(cost)), None)
     if cost is not None and shares:
         figures["accuracy_by_cost"] = _by_cost(metrics, cost, shares)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
@@ -62,7 +62,8 @@ def _layers(metrics: Metrics, names: list[str]) -> Figure:
         low, high = min(values.values()), max(values.values())
         for layer, value in values.items():
             shade = (value - low) / (high - low) if high > low else 0.5
-            shades[layers.index(layer), column] = 1.0 - shade if metric.higher is False else shade
+            if metric.higher is not None:  # of what is neither good nor bad, none is the best
+                shades[layers.index(layer), column] = shade if metric.higher else 1.0 - shade
             axis.text(
                 column,
                 layers.index(layer),
@@ -70,7 +71,7 @@ def _layers(metrics: Metrics, names: list[str]) -> Figure:
                 ha="center",
                 va="center",
                 fontsize=8,
-                color="black" if shades[layers.index(layer), column] > 0.5 else "white",
+                color="white" if shades[layers.index(layer), column] <= 0.5 else "black",
             )
     axis.imshow(shades, aspect="auto", origin="lower", cmap="viridis", vmin=0.0, vmax=1.0)
     axis.set_yticks(range(len(layers)), [str(layer) for layer in layers])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssl_core.data.sources.base import Source
 from ssl_core.evaluation.features import Context
-from ssl_core.pictures.run import draw_tile, save_figure
+from ssl_core.pictures.run import draw_tile, frame_if_other, label_of, save_figure
 from ssl_core.search import top_k
 
 SHOWN, NEAR = 8, 7  # images of a picture; those nearest to each
@@ -31,7 +31,7 @@ def draw_nearest(context: Context, layer: int, folder: Path) -> dict[str, Path]:
     Args:
         layer: from 1.
     """
-    split = "train" if context.images.val is None else "val"
+    split = context.images.measured
     source, bank_source = getattr(context.images, split), context.images.train
     bank_ids, bank_layers = context.features("train", BANK)
     query_ids, query_layers = context.features(split, QUERIES)
@@ -89,14 +89,11 @@ def _picture(
             image, axis = int(near[row][column - 1]), axes[row][column]
             draw_tile(axis, bank, image)
             axis.set_title(f"{_label(bank, image)}\n{similarities[row, column - 1]:.2f}", fontsize=7)
-            one, other = _label(source, int(query)), _label(bank, image)
-            if one and other and one != other:
-                frame = {"fill": False, "edgecolor": "tab:red", "linewidth": 3, "transform": axis.transAxes}
-                axis.add_patch(plt.Rectangle((0, 0), 1, 1, **frame))
+            frame_if_other(axis, label_of(bank, image), label_of(source, int(query)))
     figure.suptitle(f"{title} (cosine; red: another label)", fontsize=9)
     return figure
 
 
 def _label(source: Source, index: int) -> str:
-    label = -1 if source.labels is None else int(source.labels[index])
+    label = label_of(source, index)
     return "" if label < 0 else str(source.classes[label])[:16]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -168,19 +169,21 @@ def neighbor_picture(
             draw_tile(axis, source, near)
             axis.set_title(f"{'itself' if near == query else f'image {near}'}\n{probability:.2f}", fontsize=7)
             axis.barh(0.03, probability, 0.06, color="tab:green", align="center", transform=axis.transAxes)
-            if _differ(source, near, query):
-                frame = {"fill": False, "edgecolor": "tab:red", "linewidth": 3, "transform": axis.transAxes}
-                axis.add_patch(plt.Rectangle((0, 0), 1, 1, **frame))
+            frame_if_other(axis, label_of(source, near), label_of(source, query))
     figure.suptitle(title, fontsize=9)
     return figure
 
 
-def _differ(source: Source, first: int, second: int) -> bool:
-    """Whether two images are known to be of two classes."""
-    if source.labels is None:
-        return False
-    labels = source.labels[[first, second]]
-    return bool(labels.min() >= 0 and labels[0] != labels[1])
+def label_of(source: Source, index: int) -> int:
+    """An image's class number; −1 where it has none."""
+    return -1 if source.labels is None else int(source.labels[index])
+
+
+def frame_if_other(axis: Axes, label: int, other: int) -> None:
+    """A red frame around an image that is known to be of another class than the one beside it."""
+    if label >= 0 and other >= 0 and label != other:
+        frame: dict[str, Any] = {"fill": False, "edgecolor": "tab:red", "linewidth": 3, "transform": axis.transAxes}
+        axis.add_patch(plt.Rectangle((0, 0), 1, 1, **frame))
 
 
 def mask_picture(columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray], title: str) -> Figure:

@@ -68,10 +68,6 @@ class BrokenImages:
                 f"allows; the first is {self.images.train.where(broken[0])}"
             )
 
-    def describe(self, items: list[Broken]) -> str:
-        """A warning that names some of them."""
-        return describe_broken(items, self.config, self.images)
-
 
 def describe_broken(items: list[Broken], config: RunConfig, images: Images) -> str:
     """A warning that names some images that cannot be decoded."""
@@ -88,7 +84,7 @@ def warnings(
     Args:
         first: the figures before training, where it started from weights that were good already.
     """
-    found = [broken.describe(new)] if new else []
+    found = [describe_broken(new, broken.config, broken.images)] if new else []
     images = images_measured(broken.config, broken.images)
     if record["epoch"] and (collapsed := collapse(record, images)):
         found.append(f"epoch {record['epoch']:.0f}: {collapsed}")

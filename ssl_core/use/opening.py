@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from ssl_core import methods, recipes
 from ssl_core.errors import InputError
-from ssl_core.files import as_path, is_file, local_copy
+from ssl_core.files import as_path, is_file
 from ssl_core.networks.encoder import Encoder
-from ssl_core.networks.weights import Fit, backbone_of, is_hub, load_weights
+from ssl_core.networks.weights import Fit, backbone_of, is_hub, load_weights, read
 from ssl_core.recipes import Setting
 from ssl_core.recipes.read import Layer, parse_override
 from ssl_core.schema.run import RunConfig
@@ -65,7 +62,7 @@ def _of_run(folder: Path, words: Sequence[str | Setting], checkpoint: int | None
     own_norms = config.distill is not None and config.distill.per_layer_norm
     if checkpoint is None and model_file.is_file() and not own_norms:
         encoder = Encoder(config.backbone).eval()
-        encoder.model.load_state_dict(_tensors(model_file))
+        encoder.model.load_state_dict(read(str(model_file)))
         return Subject(config.name, encoder, config, folder, config.optim.epochs)
     return _of_checkpoint(folder, config, checkpoint, ended=model_file.is_file())
 
@@ -78,7 +75,8 @@ def _of_checkpoint(folder: Path, config: RunConfig, epoch: int | None, ended: bo
         raise InputError(f"WHAT: {folder} has neither model.safetensors nor a checkpoint yet")
     path = paths[-1] if epoch is None else store.path(epoch)
     if path not in paths:
-        there = ", ".join(str(number) for number in sorted({_epoch_of(path) for path in paths}))
+        ends = [path for path in paths if path == store.path(_epoch_of(path))]  # the others are within an epoch
+        there = ", ".join(str(number) for number in sorted(map(_epoch_of, ends)))
         raise InputError(f"--checkpoint: {folder} has none of epoch {epoch}; there are those of {there}")
     state = store.load(path)
     method = methods.build(config)
@@ -112,14 +110,6 @@ def _of_weights(what: str, words: Sequence[str | Setting], checkpoint: int | Non
 def _backbone_of(what: str) -> dict[str, Any]:
     """What the weights themselves say of their model: Strata's files all of it, a hub its name, others nothing."""
     return {"name": what.partition(":")[2]} if what.startswith("timm:") else backbone_of(what)
-
-
-def _tensors(file: Path) -> dict[str, Any]:
-    try:
-        with local_copy(file) as local:
-            return load_file(local)
-    except SafetensorError as error:
-        raise InputError(f"{file}: no weights, or damaged ones: {error}") from error
 
 
 def _checked(words: Sequence[str | Setting], sections: Sequence[str]) -> list[Setting]:

@@ -78,7 +78,7 @@ class LabelFile:
     def __init__(self, path: Path, config: DataConfig, images: Names):
         named = [name for name in (config.name_column, config.label_column) if name is not None]
         self.table = read_table(path, images.know, named)
-        self.name_column = _name_column(self.table, config, images)
+        self.name_column, self._of_first = _name_column(self.table, config, images)
         self.label_column = _label_column(self.table, self.name_column, config)
         self.names = self.table.text(self.name_column)
         self.values = None if self.label_column is None else self.table.labels(self.label_column)
@@ -91,7 +91,8 @@ class LabelFile:
         Raises:
             InputError: no image has one, or one has several that do not agree.
         """
-        found = images.find(self.names)
+        known, self._of_first = self._of_first, None  # the images that the column was chosen by come first
+        found = images.find(self.names) if known is None else known
         if not (found >= 0).any():
             raise InputError(_nothing_found(self.table, self.name_column, found, images))
         self._found |= found >= 0
@@ -105,9 +106,10 @@ class LabelFile:
     def _check_that_rows_agree(self, found: np.ndarray, rows: np.ndarray, images: Names) -> None:
         if self.values is None:
             return
-        for row in np.flatnonzero(found >= 0):
+        there = np.flatnonzero(found >= 0)
+        for row in there[rows[found[there]] != there]:
             first = rows[found[row]]
-            if first != row and (one := self.values[first].as_py()) != (other := self.values[row].as_py()):
+            if (one := self.values[first].as_py()) != (other := self.values[row].as_py()):
                 raise InputError(
                     f"{self.table.path}: {images.paths[found[row]]} has several rows, with labels {one!r} and "
                     f"{other!r}; expected one row for an image"
@@ -172,14 +174,17 @@ class Rows:
         return values.take(pa.array(self.rows, mask=self.rows < 0))
 
 
-def _name_column(table: Table, config: DataConfig, images: Names) -> str:
+def _name_column(table: Table, config: DataConfig, images: Names) -> tuple[str, np.ndarray | None]:
     """The column that names images: one that is called so, or else any whose cells are names of images.
+
+    Returns:
+        What `images.find` says of it too, where that had to be known.
 
     Raises:
         InputError: there is none, or there are several that do not mean the same images.
     """
     if config.name_column is not None:
-        return table.find(config.name_column, "data.name_column")
+        return table.find(config.name_column, "data.name_column"), None
     of_others = {config.label_column, config.split.column if config.split is not None else None}
     left = [name for name in table.columns if name not in of_others and _word(name) not in LABEL_COLUMNS]
     said = [name for name in left if _word(name) in NAME_COLUMNS]
@@ -195,7 +200,7 @@ def _name_column(table: Table, config: DataConfig, images: Names) -> str:
                 f"({table.listed()})"
             )
         if fit:
-            return fit[0]
+            return fit[0], found[fit[0]]
     column = (said or left or list(table.columns))[0]
     raise InputError(_nothing_found(table, column, images.find(table.text(column)), images))
 

@@ -39,22 +39,45 @@ class MaskedImages:
         Raises:
             DataError: the two do not fit each other, or the mask holds something else.
         """
+        return self.image(index), self.mask(index)
+
+    def image(self, index: int) -> Image.Image:
+        """The image alone, of the size of its mask.
+
+        Raises:
+            DataError: the two do not fit each other.
+        """
         image_file, mask_file = self.pairs[index]
         try:
             image = decode(image_file.read_bytes())
         except Exception as error:
             raise DataError(f"{image_file} cannot be read: {error}") from error
-        numbers = self._numbers(index)
-        if image.size != numbers.shape[::-1]:
-            height, width = numbers.shape
+        width, height = self._size_of_mask(index)
+        if image.size != (width, height):
             raise DataError(
                 f"{mask_file} has {width} × {height} pixels, and {image_file} {image.width} × {image.height}"
             )
+        return image
+
+    def mask(self, index: int) -> Image.Image:
+        """The mask alone.
+
+        Raises:
+            DataError: it holds something else.
+        """
+        numbers, file = self._numbers(index), self.pairs[index][1]
         if self._classes is not None and (wrong := numbers[(numbers >= self._classes) & (numbers != IGNORE)]).size:
-            raise DataError(
-                f"{mask_file}: class {int(wrong[0])}, expected 0 to {self._classes - 1}, or {IGNORE} for none"
-            )
-        return image, Image.fromarray(numbers)
+            raise DataError(f"{file}: class {int(wrong[0])}, expected 0 to {self._classes - 1}, or {IGNORE} for none")
+        return Image.fromarray(numbers)
+
+    def _size_of_mask(self, index: int) -> tuple[int, int]:
+        """Width and height, by what the file begins with."""
+        try:
+            with Image.open(self.pairs[index][1]) as mask:
+                return mask.size
+        except Exception:
+            height, width = self._numbers(index).shape  # says what is wrong with it
+            return width, height
 
     def where(self, index: int) -> str:
         """What to call an image in a message."""

@@ -2,6 +2,6 @@
 
 from ssl_core.use.export.exported import Exported, prepare
 from ssl_core.use.export.formats import FORMATS, Format, load_format
-from ssl_core.use.export.writing import Difference, Refused, export, is_export
+from ssl_core.use.export.writing import Difference, Refused, check_folder, export
 
-__all__ = ["FORMATS", "Difference", "Exported", "Format", "Refused", "export", "is_export", "load_format", "prepare"]
+__all__ = ["FORMATS", "Difference", "Exported", "Format", "Refused", "check_folder", "export", "load_format", "prepare"]

@@ -43,18 +43,18 @@ def check(exported: Exported) -> None:
 
 def write(exported: Exported, folder: Path) -> None:
     """Fill the folder with what timm reads; transformers reads it too."""
-    model = exported.encoder.model
+    model, arguments = exported.encoder.model, _arguments(exported)
     config = {
         "architecture": _architecture(exported),
         "num_classes": 0,
         "num_features": exported.dim,
         "global_pool": {"token": "token", "mean": "avg"}[exported.backbone.pool] if exported.is_vit else "avg",
-        "model_args": _arguments(exported),
+        "model_args": arguments,
         "pretrained_cfg": {
             "tag": "strata",
             "custom_load": False,
             **preprocessing(exported.backbone),
-            "fixed_input_size": "img_size" in _arguments(exported),
+            "fixed_input_size": "img_size" in arguments,
             "num_classes": 0,
             "pool_size": None,
             "first_conv": model.pretrained_cfg.get("first_conv"),

@@ -58,6 +58,18 @@ class Difference:
         )
 
 
+def check_folder(folder: Path) -> None:
+    """Whether an export can be written to a folder.
+
+    Raises:
+        InputError: it is on no disk, or holds something else.
+    """
+    if not is_local(folder):
+        raise InputError(f"--output: an export is written to a disk (given: {folder})")
+    if not is_export(folder):
+        raise InputError(f"--output: {folder} holds something else than an export; choose another folder")
+
+
 def is_export(folder: Path) -> bool:
     """Whether a folder is an export, or could become one: it is empty or not there."""
     return (folder / ABOUT).is_file() or not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
@@ -77,10 +89,7 @@ def export(exported: Exported, name: str, folder: Path, images: Sequence[Image.I
     """
     form = load_format(name)
     form.check(exported)
-    if not is_local(folder):
-        raise InputError(f"--output: an export is written to a disk (given: {folder})")
-    if not is_export(folder):
-        raise InputError(f"--output: {folder} holds something else than an export; choose another folder")
+    check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         draft = Path(place) / folder.name
